@@ -1,1 +1,1 @@
-"""The manifest of images to process, and readers of the published file formats."""
+"""Manifests: lists of the images to process, and readers for the published formats they are built from."""

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, even after a power failure."""
+"""Atomic file writes: after a crash, a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Flush a finished temporary file to disk, then rename it to its final name."""
+    """Sync a finished temporary file to disk, then rename it to `path`."""
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)

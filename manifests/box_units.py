@@ -1,7 +1,7 @@
-"""The unit of given boxes: pixels, or fractions of the image as stated by `--box-format`.
+"""Convert given boxes to pixels; normalized boxes must be declared with `--box-format`.
 
-Fractions that are read as pixels all lie in the first pixel of the image, so every region would have the same features.
-Therefore a source whose boxes all lie within 0..1 is refused unless `--box-format` states their unit.
+Normalized boxes that are read as pixels all lie in the first pixel of the image, so that every region would have the
+same features. A source whose boxes all lie within 0..1 is therefore refused unless `--box-format` gives their format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 def refuse_fractions(where: str, images: int) -> NoReturn:
-    """Raise ManifestError for boxes that are fractions although `--box-format` does not say so."""
+    """Raise ManifestError for normalized boxes without `--box-format`."""
     raise ManifestError(
         f"{where}: the boxes of all {images:,} images lie within 0..1, so they are fractions of the image, not "
         "pixels, and extraction would fail with bad_boxes; set their format with --box-format xyxy-normalized, "
@@ -37,13 +37,19 @@ def boxes_in_pixels(
     *,
     only: Container[str] | None = None,
 ) -> Iterator[ImageRecord]:
-    """Yield the records with boxes in pixels; boxes that lie up to a pixel outside their image are clipped.
+    """Yield the records with boxes in pixels, clipped to the image if they extend less than a pixel beyond it.
 
-    only: ids of the images whose boxes come from this source. Other records are not changed, because their own source
-    has already converted their boxes. None for all.
-    form: the format that the user stated; None for pixels. With None, images with boxes that are fractions are counted,
-    and ManifestError is raised at the end if all boxes are. ManifestError is also raised if boxes are fractions and the
-    size of an image is unknown.
+    Args:
+        records: Records with boxes in the format `form`.
+        where: Location for messages.
+        report: Counts images whose boxes look normalized.
+        form: The format that the user named, or None for pixels.
+        only: Ids of the images whose boxes come from this source; other records are unchanged because their own source
+            has already converted their boxes. None for all.
+
+    Raises:
+        ManifestError: `form` is None and all boxes look normalized, or boxes are normalized and an image size is
+            unknown.
     """
     with_boxes = within = fractions = 0
     reader = ImageReader()
@@ -82,12 +88,12 @@ def _in_pixels(record: ImageRecord, where: str, report: Report, form: BoxFormat,
 
 
 def image_size(uri: str, reader: ImageReader) -> tuple[int, int] | None:
-    """Return (width, height) of a local image as stored, from its header; None if it cannot be read."""
+    """Return the stored (width, height) of a local image from its header, or None if it cannot be read."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, which nothing decodes here
+            warnings.simplefilter("ignore")  # warnings about large images, which are not decoded here
             with Image.open(io.BytesIO(reader.read(uri, _MAX_BYTES)), formats=_FORMATS) as image:
                 return image.size
     except (OSError, ValueError, Image.DecompressionBombError):

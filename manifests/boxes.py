@@ -1,4 +1,4 @@
-"""Given boxes: four finite numbers with a positive area, in one of the usual formats; in a manifest, xyxy in pixels."""
+"""Given boxes: four finite numbers with a positive area. Sources use several formats, manifests xyxy in pixels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vilbert.manifests.record import Box, ImageRecord
 from vilbert.manifests.report import Report
 
 BoxFormat = Literal["xyxy", "xywh", "cxcywh", "xyxy-normalized", "xywh-normalized", "cxcywh-normalized"]
-"""Two corners, a corner and the size, or the centre and the size; in pixels or as fractions of the image size."""
+"""Two corners, a corner and the size, or the centre and the size; in pixels or normalized by the image size."""
 
 
 def parse_boxes(values: object, where: str, report: Report, form: BoxFormat = "xyxy") -> tuple[Box, ...]:
-    """Return the boxes in a list as corners, in their own unit; count entries that are not boxes."""
+    """Return the boxes of a list as corners, in their original unit. Count invalid boxes."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         report.count("bad-box", f"{where}: {values!r:.80}")
         return ()
@@ -30,7 +30,7 @@ def parse_boxes(values: object, where: str, report: Report, form: BoxFormat = "x
 def parse_box(value: object, form: BoxFormat = "xyxy") -> Box | None:
     """Return a box as corners, or None if it is not four finite numbers with x1 < x2 and y1 < y2.
 
-    For a normalized form, also None if the numbers cannot be fractions of the image.
+    For a normalized format, also return None if the values cannot be fractions of the image.
     """
     if not isinstance(value, list | tuple) or len(value) != 4:
         return None
@@ -50,7 +50,7 @@ def parse_box(value: object, form: BoxFormat = "xyxy") -> Box | None:
 
 
 def is_normalized(form: BoxFormat) -> bool:
-    """Return whether boxes of this form are fractions of the image's width and height."""
+    """Return whether boxes of this format are normalized by the image's width and height."""
     return form.endswith("-normalized")
 
 
@@ -65,25 +65,25 @@ def _corners(box: Box, form: BoxFormat) -> Box:
 
 
 def within_unit(boxes: Iterable[Box]) -> bool:
-    """Return whether all boxes lie within 0..1, as fractions of an image do."""
+    """Return whether all boxes lie within 0..1, as normalized boxes do; in pixels, none would exceed one pixel."""
     return all(x1 >= 0 and y1 >= 0 and x2 <= 1 and y2 <= 1 for x1, y1, x2, y2 in boxes)
 
 
 def are_fractions(boxes: Iterable[Box]) -> bool:
-    """Return whether boxes within 0..1 have a corner that is not one of the unit square's (unlike `[0, 0, 1, 1]`)."""
+    """Return whether any coordinate of boxes within 0..1 is neither 0 nor 1, unlike those of `[0, 0, 1, 1]`."""
     return any(number not in (0.0, 1.0) for box in boxes for number in box)
 
 
 def scale_boxes(boxes: Iterable[Box], width: int, height: int) -> tuple[Box, ...]:
-    """Convert boxes from fractions of the image size to pixels."""
+    """Convert normalized boxes to pixels."""
     return tuple((x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes)
 
 
 def fit_boxes(record: ImageRecord, report: Report) -> ImageRecord:
-    """Return the record with its boxes clipped to the image if they lie at most one pixel outside.
+    """Return the record with boxes clipped to the image if they extend at most a pixel beyond it.
 
-    Published annotations are rounded like this. Boxes further outside are kept and counted: they are xywh read as xyxy,
-    or boxes for another size of the image. If the size of the image is unknown, nothing is changed.
+    Rounding in published annotations causes such boxes. Boxes further outside are kept and counted: they may be xywh
+    read as xyxy, or belong to another size of the image. If the image size is unknown, the record is unchanged.
     """
     width, height = record.width, record.height
     if record.boxes_xyxy is None or width is None or height is None:

@@ -1,4 +1,4 @@
-"""The command `vilbert manifest`: convert sources in any published format to one manifest and a report."""
+"""The command `vilbert manifest`: convert sources in published formats to one manifest and a report of issues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 def build_manifest(settings: ManifestSettings) -> int:
     """Write the manifest and its report, log a summary, and return 0.
 
-    If a source cannot be read with these settings, raises ManifestError and leaves no manifest behind.
+    Raises:
+        ManifestError: A source cannot be read. No manifest is left behind.
     """
     output = settings.output
     if output.exists() and not settings.overwrite:
@@ -74,6 +75,6 @@ def _write_report(settings: ManifestSettings, manifest: Manifest, report: Report
     }
     temporary = temporary_name(path)
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    # Paths that are not UTF-8 come as lone surrogates; `\udcff` within quotes is JSON's own form of one.
+    # Paths that are not UTF-8 contain lone surrogates, which JSON writes as escapes such as `\udcff`.
     temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     publish(temporary, path)

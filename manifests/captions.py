@@ -1,4 +1,4 @@
-"""Captions as published, without white space at either end; values that are not strings are counted, not converted."""
+"""Captions as published, with surrounding white space removed. Values that are not strings are counted and skipped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from vilbert.manifests.report import Report
 
 
 def image_captions(values: Sequence[object], where: str, report: Report) -> tuple[str, ...]:
-    """Return the captions among the values that a source has for an image.
+    """Return the valid captions among the values that a source gives for an image.
 
-    Counts the image as `no-caption` if all its values are null, and counts the values as `clean_captions` does.
+    Counts the image as `no-caption` if all its values are null, and the values as `clean_captions` does.
     """
     if all(value is None for value in values):
         report.count("no-caption", where)
@@ -19,9 +19,9 @@ def image_captions(values: Sequence[object], where: str, report: Report) -> tupl
 
 
 def clean_captions(values: Iterable[object], where: str, report: Report) -> tuple[str, ...]:
-    """Return the captions that have visible text.
+    """Return the captions that contain visible text.
 
-    Counts null and blank captions (`empty-caption`), values that are not strings (`bad-caption`: NaN, numbers, lists,
+    Counts null and blank ones (`empty-caption`), values that are not strings (`bad-caption`: NaN, numbers, lists,
     objects), and captions with characters that UTF-8 cannot encode (`replaced-characters`).
     """
     captions = []
@@ -45,5 +45,5 @@ def is_blank(text: str) -> bool:
 
 
 def storable(text: str) -> str:
-    r"""Replace lone surrogates, which come from JSON escapes such as `\ud83d` and cannot be encoded, by U+FFFD."""
+    r"""Replace lone surrogates, which JSON escapes such as `\ud83d` produce and UTF-8 cannot encode, with U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

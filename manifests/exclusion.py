@@ -1,7 +1,7 @@
-"""Images to exclude, such as another task's test set: many data sets contain the same COCO photographs.
+"""Exclude images, such as another task's test set: many data sets share the same COCO photographs.
 
-12-in-1 (Lu et al. 2020) excludes the test images of all tasks from training, by `coco_test_ids.npy`. Such a .npy file,
-a JSON list, and text with one id per line can be read.
+12-in-1 (Lu et al. 2020) removes the test images of all tasks from training, by `coco_test_ids.npy`. Such a list is read
+from a .npy file, a JSON list, or a text file with one id per line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vilbert.untrusted.documents import read_json
 
 
 def read_ids(path: Path) -> set[str]:
-    """Return the ids in a .npy, JSON or text file; numbers are converted to their digits."""
+    """Return the ids in a .npy, JSON or text file; numbers are converted to strings."""
     try:
         if path.suffix.lower() == ".npy":
             return set(map(_id_text, _read_npy(path)))
@@ -34,16 +34,16 @@ def read_ids(path: Path) -> set[str]:
 
 
 def _read_npy(path: Path) -> list[object]:
-    """Return the values of an array; raise ValueError if the file is not an array of plain values."""
+    """Return the values of an array. Raise ValueError if the file is not an array of plain values."""
     array = read_npy(path)
     if array.dtype.kind not in "iufUS":
-        raise ValueError("expected an array of numbers or texts")
+        raise ValueError("expected an array of numbers or strings")
     values: list[object] = array.ravel().tolist()
     return values
 
 
 def _id_text(value: object) -> str:
-    """Return an id as text; a float without a fractional part, as NumPy or pandas makes it, becomes an integer."""
+    """Return an id as a string. An integral float is an integer that NumPy or pandas has converted."""
     if isinstance(value, bytes):
         value = value.decode("utf-8")
     if isinstance(value, float) and value.is_integer():
@@ -62,7 +62,7 @@ class Exclusion:
         self._met: set[str] = set()
 
     def filter(self, records: Iterator[ImageRecord], report: Report) -> Iterator[ImageRecord]:
-        """Yield the records whose id is not in the list; count the others."""
+        """Yield the records whose id is not excluded; count the others."""
         for record in records:
             if record.image_id in self._ids:
                 self._met.add(record.image_id)
@@ -71,6 +71,6 @@ class Exclusion:
                 yield record
 
     def count_unmet(self, report: Report) -> None:
-        """Count the ids that no record had: if ids are spelled differently, nothing would be excluded."""
+        """Count the ids that no record has: if ids are spelled differently, test images would stay in training."""
         for image_id in sorted(self._ids - self._met):
             report.count("unmatched-exclusion", f"{self.path}: {image_id}")

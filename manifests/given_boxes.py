@@ -1,8 +1,9 @@
-"""Given boxes, used instead of detected ones, joined to records by image id.
+"""Boxes that are given instead of detected, joined to records by image id.
 
-They come from JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (an image may have several lines), from a COCO
-instances file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height, or from a
-folder of YOLO or Pascal VOC files, one per image. They are kept in memory: 32 bytes per box and about 200 per image.
+They are read from JSONL, `{"image_id": …, "boxes": [[x1, y1, x2, y2], …]}` (several lines may belong to one image),
+from a COCO instances file or COCO detection results (a list of the same objects), whose `bbox` is x, y, width, height,
+or from a folder of YOLO or Pascal VOC files, one per image. They take 32 bytes of memory per box and about 200 per
+image.
 """
 
 from __future__ import annotations
@@ -30,14 +31,20 @@ _HEAD = 1 << 20
 
 
 class GivenBoxes:
-    """Boxes by image id, and which images were found."""
+    """Boxes by image id, and which of them were joined to an image."""
 
     def __init__(self, path: Path, report: Report, form: BoxFormat | None = None, *, min_score: float = 0.0) -> None:
         """Read the boxes of a file or folder.
 
-        form: format of the boxes; None for the usual one (xyxy in JSONL and VOC, xywh in COCO, cxcywh-normalized in
-        YOLO). With None, ManifestError is raised if all boxes of a format other than YOLO lie within 0..1.
-        min_score: if the format has scores, boxes with a lower score are counted and excluded.
+        Args:
+            path: The file or folder.
+            report: Counts invalid boxes.
+            form: Format of the boxes; None for the default (xyxy in JSONL and VOC, xywh in COCO, cxcywh-normalized in
+                YOLO).
+            min_score: Boxes with a lower score are counted and skipped, if the format has scores.
+
+        Raises:
+            ManifestError: `form` is None and all boxes of a format other than YOLO lie within 0..1.
         """
         self.path = path
         self._by_name = path.is_dir()
@@ -74,7 +81,7 @@ class GivenBoxes:
             yield record._replace(boxes_xyxy=tuple(_boxes(numbers)))
 
     def count_unmet(self, report: Report) -> None:
-        """Count the images with boxes that no record has."""
+        """Count the images with boxes but without a record."""
         for image_id in self._boxes.keys() - self._met:
             report.count("boxes-without-image", f"{self.path}: image_id {image_id}")
 
@@ -82,13 +89,13 @@ class GivenBoxes:
 def _read(
     path: Path, report: Report, form: BoxFormat | None, min_score: float
 ) -> tuple[BoxFormat | None, Iterator[tuple[str, tuple[Box, ...]]]]:
-    """Return the format of the boxes (None: the usual one, in pixels) and (image id, boxes) of a file or folder."""
+    """Return the box format (None for the default in pixels), and (image id, boxes) of a file or folder."""
     if path.is_dir():
         if annotation_suffix(path) == ".txt":
             form = form or yolo.FORM
             return form, yolo.read_yolo(path, report, form, min_score)
         if form not in (None, "xyxy"):
-            raise ManifestError(f"--box-format {form}: Pascal VOC files hold xyxy in pixels; leave it out")
+            raise ManifestError(f"--box-format {form}: Pascal VOC files hold xyxy in pixels; remove the option")
         return form, read_voc(path, report, from_one=form is None)
     if is_jsonl(path):
         return form, _read_jsonl(path, report, form or "xyxy")
@@ -136,7 +143,7 @@ def _read_instances(
         except FieldError as error:
             report.count("malformed-row", f"{where}: {error}")
             continue
-        score = row.get("score", 1.0)  # of detection results
+        score = row.get("score", 1.0)  # present in detection results
         if not isinstance(score, int | float) or not score >= min_score:
             report.count("low-score-box", f"{where}: score {score!r:.20}")
         elif row.get("iscrowd"):

@@ -1,4 +1,4 @@
-"""`vilbert manifest --group-by-split`: order the rows of a manifest by split."""
+"""`vilbert manifest --group-by-split`: order the rows by split."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MOST_SPLITS = 1000
 
 
 def group_by_split(manifest: Manifest, path: Path, *, orientation: bool) -> Manifest:
-    """Write the rows of a manifest to another file, splits in the order of their names, and return that manifest.
+    """Write the rows of a manifest to another file, sorted by the names of their splits, and return that manifest.
 
-    The rows of a split keep their order. Memory depends on the size of a row group (`manifest.ROWS_PER_GROUP`).
+    Rows of a split keep their order. Memory is proportional to one row group (`manifest.ROWS_PER_GROUP`).
 
     Raises:
         ManifestError: There are more than `MOST_SPLITS` splits.

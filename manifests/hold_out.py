@@ -1,7 +1,7 @@
-"""Selection of images that are held out of training: a pure function of the image's id and a seed.
+"""Select the images to hold out of training, as a pure function of image id and seed.
 
-The same image is held out in every data set and process, and after every restart. `vilbert manifest --hold-out` and
-`vilbert pretrain` select the same images for the same fraction and seed.
+The selection of an image is the same in every data set, process and restart. `vilbert manifest --hold-out` and
+`vilbert pretrain` make the same selection for the same fraction and seed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _KEYS = 1 << 64
 
 
 def hold_out_key(image_id: str, seed: int) -> int:
-    """Return the key by which images are selected: the first 8 bytes of sha256(SEED, a zero byte, ID)."""
+    """Return an image's hold-out key: the first 8 bytes of sha256(SEED, a zero byte, ID)."""
     text = storable(f"{seed}\0{image_id}")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 class HoldOut(NamedTuple):
-    """The images whose key is below a limit."""
+    """The selection of the images whose key is below a limit."""
 
     seed: int
-    """Another seed selects other images."""
+    """Seed of the selection."""
     limit: int
-    """Images with a key below it, of 2**64 possible keys, are held out."""
+    """Images with a key below this limit, out of 2**64, are held out."""
 
     @classmethod
     def of_share(cls, share: float, seed: int) -> HoldOut:
@@ -43,14 +43,14 @@ class HoldOut(NamedTuple):
 
 
 class HeldOutRows:
-    """Assigns `val` or `train` to rows without a split and to rows of `train`."""
+    """Assigns the split `val` or `train` to rows without a split and to rows of the split `train`."""
 
     def __init__(self, share: float, seed: int) -> None:
         self._choice = HoldOut.of_share(share, seed)
         self.rows: Counter[str] = Counter()
-        """Number of rows by assigned split."""
+        """Counts by assigned split."""
         self.others: Counter[str] = Counter()
-        """Number of rows that keep the split of their source, by split."""
+        """Counts of rows that keep another split named by their source."""
 
     def split(self, records: Iterator[ImageRecord]) -> Iterator[ImageRecord]:
         """Yield the records with their split."""
@@ -64,7 +64,7 @@ class HeldOutRows:
             yield record if record.split == split else record._replace(split=split)
 
     def summary(self) -> str:
-        """Return a message about what was held out; raise ManifestError if no row could be selected."""
+        """Return a summary for the log. Raise ManifestError if there were no rows to select from."""
         others = ", ".join(f"{count:,} of {split!r}" for split, count in sorted(self.others.items()))
         if not self.rows:
             raise ManifestError(

@@ -1,14 +1,18 @@
-"""The manifest file: Parquet with one row per image, written and read as a stream, identified by a hash of its rows.
+"""The manifest file: Parquet with one row per image, streamed on reading and writing, identified by a content hash.
 
-The content hash depends on the rows only, so compression, row groups and Parquet versions do not affect it. It is the
-sha256 of blocks of 32 768 rows; the last block may be shorter. A block is its columns in order. A column is the number
-of its values (8 bytes), a byte per value (1 for a value, 0 for null), and then: for numbers, the values; for strings,
-their lengths in bytes (4 bytes each) and their UTF-8; for lists, their lengths and the items as a column. Numbers are
-little-endian, and a null counts as 0 or as empty. The hash and the format number are stored in the Parquet footer.
+The content hash depends on the rows only, so compression, row groups and Parquet versions may change without changing
+it. It is the SHA-256 over blocks of 32,768 rows (the last may be shorter). Each block contributes its columns in order.
+Each column contributes the number of its values (8 bytes), one byte per value (1 present, 0 null), and then:
 
-The last column, `exif_orientation`, exists only in manifests with a source whose images may be read as stored (COCO,
-Visual Genome). It is hashed, as numbers of one byte, in the blocks that have such a row. Without such a row, the hash
-is the same as without the column.
+- numbers: the values;
+- strings: their lengths in bytes (4 bytes each) and their UTF-8;
+- lists: their lengths, and the items as a column.
+
+Numbers are little-endian, and a null counts as 0 or as empty. The hash and the format number are in the Parquet footer.
+
+The last column, `exif_orientation`, exists only in manifests with a source whose images may be decoded as stored (COCO,
+Visual Genome). It is hashed as one-byte numbers in blocks that contain such a row; without one, the hash is the same as
+without the column.
 """
 
 from __future__ import annotations
@@ -31,14 +35,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-ROWS_PER_GROUP = 32_768  # part of the format; some 6 MB to read for a shard, 3 000 groups for 100 million rows
+ROWS_PER_GROUP = 32_768  # part of the format; about 6 MB to read for a shard, 3,000 groups for 100 million rows
 COLUMNS = ("image_id", "uri", "captions", "split", "boxes", "sha256", "width", "height")
 ORIENTATION = "exif_orientation"
-"""Optional last column of a manifest: false if an image is decoded as stored."""
+"""Optional last column: false if an image is decoded as stored."""
 
 
 def schema(*, orientation: bool = False) -> Any:
-    """Return the manifest's pyarrow schema, with or without the column of orientation."""
+    """Return the manifest's pyarrow schema, with or without the orientation column."""
     import pyarrow as pa
 
     types = (
@@ -57,9 +61,10 @@ def schema(*, orientation: bool = False) -> Any:
 
 
 def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
-    """Return the records as pyarrow arrays, the column of orientation last.
+    """Return the records as pyarrow arrays, with the orientation column last.
 
-    Raises ManifestError if a text is not valid Unicode.
+    Raises:
+        ManifestError: A string cannot be encoded as UTF-8.
     """
     import pyarrow as pa
 
@@ -72,7 +77,7 @@ def columns_of(records: Sequence[ImageRecord]) -> list[Any]:
 
 
 def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
-    """Add a block of `columns_of` to a running sha256; orientation only if an image keeps its stored pixels."""
+    """Update a SHA-256 with a block of `columns_of`; orientation is included only if an image is decoded as stored."""
     for column in columns[: len(COLUMNS)]:
         hash_column(sha256, column)
     if columns[-1].false_count:
@@ -80,7 +85,7 @@ def hash_block(sha256: Any, columns: Sequence[Any]) -> None:
 
 
 def hash_column(sha256: Any, column: Any) -> None:
-    """Add a pyarrow array to a running sha256, as described at the head of this file."""
+    """Update a SHA-256 with a pyarrow array, as described at the top of this file."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -109,9 +114,11 @@ def content_hash(records: Sequence[ImageRecord]) -> str:
 
 
 class ManifestWriter:
-    """Writes records to a manifest as a stream. If the `with` block is left without `commit`, no file remains.
+    """Writes records to a manifest in a stream. Leaving the `with` block without `commit` leaves no file behind.
 
-    orientation: write the column of orientation; without it, no record may keep its stored pixels.
+    Args:
+        path: The file to write.
+        orientation: Write the orientation column. Without it, every record must apply the EXIF orientation.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, orientation: bool = False) -> None:
@@ -125,7 +132,7 @@ class ManifestWriter:
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq
 
-        # Ids, URLs and captions hardly repeat: a dictionary would cost time and memory and save nothing.
+        # Ids, URLs and captions rarely repeat, so dictionary encoding would cost time and memory for no benefit.
         self._parquet = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", use_dictionary=["split"])
         return self
 
@@ -154,7 +161,7 @@ class ManifestWriter:
         self.rows += len(records)
 
     def commit(self) -> Manifest:
-        """Write the remaining rows and the footer, rename the file to its final name, and open it."""
+        """Write the remaining records and the footer, publish the file under its name, and open it."""
         if self._pending:
             self._write_group(self._pending)
             self._pending = []
@@ -167,18 +174,18 @@ class ManifestWriter:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A manifest on disk. It holds row counts only, so it is cheap to open and to send to workers."""
+    """A manifest on disk. Holds only its row counts, so that it is cheap to open and to send to another process."""
 
     path: Path
     rows: int
     hash: str
     """Content hash, 64 hex digits."""
     group_starts: tuple[int, ...]
-    """First row of every Parquet row group, followed by the number of rows."""
+    """First row of every Parquet row group, followed by the total number of rows."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a manifest's footer; raise ManifestError if the file is not a manifest of this format."""
+        """Read a manifest's footer. Raise ManifestError if the file is not a manifest of this format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -212,7 +219,7 @@ class Manifest:
         return cls(path=path, rows=sum(groups), hash=digest.decode(), group_starts=starts)
 
     def read(self, start: int, stop: int) -> list[ImageRecord]:
-        """Return rows [start, stop), reading only their row groups; raise IndexError outside [0, rows]."""
+        """Return rows [start, stop), reading only their row groups. Raise IndexError outside [0, rows]."""
         if not 0 <= start <= stop <= self.rows:
             raise IndexError(f"rows [{start}, {stop}) of {self.path}, which has {self.rows}")
         groups = [i for i, (a, b) in enumerate(self._groups()) if a < stop and start < b]
@@ -222,7 +229,7 @@ class Manifest:
         try:
             rows = table.slice(start - self.group_starts[groups[0]], stop - start).to_pydict()
             return self._records(rows, stop - start)
-        except (ValueError, TypeError, LookupError) as error:  # text that is not UTF-8, null where a value is due
+        except (ValueError, TypeError, LookupError) as error:  # text that is not UTF-8, null in a required column
             raise ManifestError(f"{self.path}: rows [{start}, {stop}) are damaged ({error}); create it again") from None
 
     def _records(self, rows: dict[str, list[Any]], count: int) -> list[ImageRecord]:
@@ -245,7 +252,7 @@ class Manifest:
         ]
 
     def values(self, column: str, rows: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-        """Yield (row, value) of one column at ascending row numbers, reading only the row groups that are needed."""
+        """Yield (row, value) of one column at ascending row numbers, reading only that column of the groups."""
         for i, (start, stop) in enumerate(self._groups()):
             wanted = rows[rows.searchsorted(start) : rows.searchsorted(stop)]
             if len(wanted):

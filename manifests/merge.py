@@ -1,4 +1,4 @@
-"""Merge consecutive rows of the same image into one row with all captions."""
+"""Merge consecutive rows of the same image into one row with all their captions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from vilbert.manifests.report import Report
 
 
 def merge_rows(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[tuple[str, ImageRecord]]:
-    """Yield (place, record); consecutive rows that differ only in their captions are merged.
+    """Yield (place, record), merging consecutive records that differ only in their captions.
 
-    Many tables list an image once per caption. Rows of the same id that are not consecutive, and rows that are equal in
-    every field, are not merged.
+    Many tables list an image once for each of its captions. Rows with the same id that are not consecutive, and rows
+    that are equal in every field, are not merged.
     """
     last: tuple[str, ImageRecord] | None = None
     for where, record in rows:

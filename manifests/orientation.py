@@ -1,8 +1,8 @@
-"""Selection of images that are decoded as stored, whatever their EXIF orientation is.
+"""Select the images that are decoded as stored, ignoring their EXIF orientation.
 
-Annotations and published features of COCO, Visual Genome and Flickr30k (Karpathy's files) refer to stored pixels; a
-rotated image would not match its boxes. The readers of these annotation files select every image. In other sources,
-images are recognised by the file names of COCO and Visual Genome.
+Annotations and published features of COCO, Visual Genome and Flickr30k (Karpathy's files) refer to stored pixels: a
+rotated image does not match its boxes. The readers of their annotation files mark every image; in other sources, images
+of COCO and Visual Genome are recognised by their file names.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _PUBLISHED = re.compile(
 
 
 def has_published_name(uri: str) -> bool:
-    """Return whether an image has a file name of COCO or Visual Genome, whose annotations refer to stored pixels."""
+    """Return whether a file name is one of COCO or Visual Genome, whose annotations refer to stored pixels."""
     return _PUBLISHED.search(uri) is not None
 
 
 def may_keep_stored_pixels(choice: Choice, kinds: Iterable[Kind]) -> bool:
-    """Return whether a manifest of sources of these kinds may have rows that keep their stored pixels."""
+    """Return whether a manifest of sources of these kinds may have rows that are decoded as stored."""
     return choice == "ignore" or (choice == "auto" and any(kind in (*ANNOTATED, *BY_NAME) for kind in kinds))
 
 
 class Orientation:
-    """Sets `exif_orientation` of records, and counts those that keep their stored pixels."""
+    """Sets `exif_orientation` of records, and counts those that are decoded as stored."""
 
     def __init__(self, choice: Choice) -> None:
         self._choice = choice
         self.stored = 0
-        """Rows that keep their stored pixels."""
+        """Number of rows that are decoded as stored."""
 
     def set(self, records: Iterator[ImageRecord], kind: Kind) -> Iterator[ImageRecord]:
-        """Return the records of a source of this kind with their orientation, which a table may state itself."""
+        """Return the records of a source of this kind with their orientation. Tables may have a column for it."""
         if self._choice == "ignore" or (self._choice == "auto" and kind in ANNOTATED):
             return self._set(records, lambda record: False)
         if kind not in BY_NAME:
@@ -55,7 +55,7 @@ class Orientation:
         return self._set(records, lambda record: record.exif_orientation and not has_published_name(record.uri))
 
     def log_rows(self) -> None:
-        """Log how many rows keep their stored pixels, if any do."""
+        """Log how many rows are decoded as stored, if there are any."""
         if self.stored:
             log.info(
                 "%s rows keep their stored orientation, which the annotations of COCO and Visual Genome refer to "

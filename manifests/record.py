@@ -1,4 +1,4 @@
-"""One image to process, and the error that all readers of this package raise."""
+"""The record of one image, and the error that all readers of this package raise."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ Box = tuple[float, float, float, float]
 
 
 class ManifestError(Exception):
-    """A source or manifest that cannot be read; the message says what, where and what to do."""
+    """A source or manifest that cannot be read. The message says what is wrong, where, and what to do."""
 
 
 class ImageRecord(NamedTuple):
-    """One row of a manifest: one image, with the text that belongs to it, in the order of the manifest's columns."""
+    """One row of a manifest: an image and its captions. Fields are in the order of the manifest's columns."""
 
     image_id: str
     """Unique in its manifest."""
     uri: str
     """Path or URL (fsspec) of the image's bytes."""
     captions: tuple[str, ...] = ()
-    """Captions as published, without white space at either end."""
+    """Captions as published, without surrounding white space."""
     split: str = ""
-    """`train`, `val`, `test`, `restval`, … as the source names it; empty if it names none."""
+    """Split that the source names: `train`, `val`, `test`, `restval`, …; empty if it names none."""
     boxes_xyxy: tuple[Box, ...] | None = None
-    """Given boxes in pixels of the stored image; None asks the detector for its own."""
+    """Given boxes in pixels of the stored image; None to detect boxes."""
     sha256: str | None = None
-    """Hex digest of the image's bytes, checked if it is known."""
+    """Hex digest of the image's bytes, verified if present."""
     width: int | None = None
-    """Pixels, where the source says."""
+    """Width in pixels, if the source gives it."""
     height: int | None = None
-    """Pixels, where the source says."""
+    """Height in pixels, if the source gives it."""
     exif_orientation: bool = True
-    """Whether the EXIF orientation is applied; False decodes the pixels as stored."""
+    """Whether the EXIF orientation is applied; if False, pixels are decoded as stored."""

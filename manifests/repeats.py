@@ -1,7 +1,7 @@
-"""Find repeated values of a long column in little memory: 8 bytes per row on disk, of which a part is in memory.
+"""Find repeated values in a long column with little memory: 8 bytes per row on disk, read in chunks.
 
-Equal values have equal hashes, so only rows whose 64-bit hash occurs twice can repeat a value; those few are then
-compared in full.
+Equal values have equal hashes, so only rows whose 64-bit hash occurs twice can repeat a value. Only these are compared
+in full.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HASHES_AT_A_TIME = 1 << 24  # 128 MB
 
 
 class Repeats:
-    """The hashes of one column's values, in row order, in a temporary file in `folder`."""
+    """The hashes of a column's values in row order, in a temporary file in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by __exit__
@@ -39,7 +39,7 @@ class Repeats:
 
     def add(self, values: Iterable[str]) -> None:
         """Append values."""
-        hashes = array("q", map(hash, values))  # salted by Python, so that no file can be made to collide
+        hashes = array("q", map(hash, values))  # salted by Python, so that no file can provoke collisions
         hashes.tofile(self._file)
         self._count += len(hashes)
 
@@ -51,7 +51,7 @@ class Repeats:
             yield chunk
 
     def repeated(self) -> NDArray[np.int64]:
-        """Return the hashes that occur more than once, sorted, with one entry per repetition."""
+        """Return the repeated hashes, sorted, with one entry for each occurrence after the first."""
         import numpy as np
 
         parts = -(-self._count // _HASHES_AT_A_TIME) or 1
@@ -64,7 +64,7 @@ class Repeats:
         return np.sort(np.concatenate(found))
 
     def rows(self, hashes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Yield the numbers of the rows whose hash is one of these (sorted), in ascending parts."""
+        """Yield, in ascending chunks, the numbers of the rows whose hash is in `hashes` (sorted)."""
         import numpy as np
 
         start = 0

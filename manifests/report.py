@@ -1,4 +1,4 @@
-"""Report of what readers omitted or changed: counts by name, with the first examples."""
+"""Issues found while reading sources, counted by name, with the first examples of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLES = 10
 
 
 class Issue(NamedTuple):
-    """A kind of event that is counted."""
+    """One kind of issue."""
 
     left_out: bool
     """Whether the row is absent from the manifest because of it."""
@@ -73,7 +73,7 @@ ISSUES = {
 
 
 class Report:
-    """Counts by issue with their first examples, and the rows of every source before duplicate ids were removed."""
+    """Counts and first examples by issue, and the rows of every source before duplicate ids were removed."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -82,16 +82,16 @@ class Report:
         self.rows: list[int] = []
 
     def start_source(self, path: str, kind: str) -> None:
-        """Start a source; the next rows come from it."""
+        """Set the source of the following rows."""
         self.sources.append({"path": path, "kind": kind})
         self.rows.append(0)
 
     def add_rows(self, number: int) -> None:
-        """Add rows to the count of the current source."""
+        """Add rows to the current source."""
         self.rows[-1] += number
 
     def count(self, issue: str, example: str, number: int = 1) -> None:
-        """Add `number` to an issue of ISSUES; keep the example (where, what) if there are few so far."""
+        """Add `number` to an issue of ISSUES. Keep the example (where, what) if there are fewer than EXAMPLES."""
         if issue not in ISSUES:
             raise KeyError(issue)
         self.counts[issue] += number
@@ -100,7 +100,7 @@ class Report:
             examples.append(mask_credentials(example))
 
     def lines(self) -> list[str]:
-        """Return the counts as lines of text, one per issue, omitted rows first."""
+        """Return the counts as text, one issue per line, issues with dropped rows first."""
         found = [name for name in ISSUES if self.counts[name]]
         return [
             f"{self.counts[name]:>12,} {name} ({'left out' if ISSUES[name].left_out else 'kept'}): "

@@ -69,8 +69,8 @@ class ManifestSettings:
             raise ValueError("--min-box-score requires --given-boxes")
         if self.hold_out is not None and self.split not in (None, "train"):
             raise ValueError(
-                f"--hold-out holds out rows of split train, and --split {self.split} selects none of them: give only "
-                "one of both"
+                f"--hold-out holds out rows of split train, and --split {self.split} selects none of them: use only "
+                "one of the two options"
             )
         if self.output.suffix != ".parquet":
             raise ValueError(f"--output {self.output}: a manifest is a Parquet file; its name must end in .parquet")

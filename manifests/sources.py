@@ -1,4 +1,4 @@
-"""The rows of all sources, one after the other, after `--exclude-ids`, `--given-boxes` and `--limit`."""
+"""Read the rows of all sources in order, and apply `--exclude-ids`, `--given-boxes` and `--limit`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _WITH_COLUMNS = ("csv", "jsonl", "json", "parquet", "folder")
 
 
 def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
-    """Return every source with its kind; raise ManifestError for the first that does not exist or is not recognised."""
+    """Return every source with its kind. Raise ManifestError for the first that does not exist or is unknown."""
     for path in settings.sources:
         if not path.exists():
             raise ManifestError(f"{path}: no such file or folder")
-        if not path.is_dir() and not path.is_file():  # a pipe would lose what detection reads
+        if not path.is_dir() and not path.is_file():  # a pipe would lose the bytes that detection reads
             raise ManifestError(
                 f"{path}: not a regular file or folder; sources are read twice, so write it to a file first"
             )
@@ -49,11 +49,11 @@ def source_kinds(settings: ManifestSettings) -> list[tuple[Path, Kind]]:
             f"--images {settings.images}: has no effect on {', '.join(sorted({kind for _, kind in kinds}))}"
         )
     if not any(kind in _WITH_COLUMNS for _, kind in kinds):
-        of_no_use = f"has no effect on {', '.join(sorted({kind for _, kind in kinds}))}"
+        no_effect = f"has no effect on {', '.join(sorted({kind for _, kind in kinds}))}"
         if columns.named:
-            raise ManifestError(f"--uri-column and --caption-column: {of_no_use}")
+            raise ManifestError(f"--uri-column and --caption-column: {no_effect}")
         if columns.box_format is not None and settings.given_boxes is None:
-            raise ManifestError(f"--box-format: {of_no_use} without --given-boxes, because they hold no boxes")
+            raise ManifestError(f"--box-format: {no_effect} without --given-boxes, because they hold no boxes")
     return kinds
 
 
@@ -88,7 +88,7 @@ def read_source(
 
 
 def read_batches(settings: ManifestSettings, report: Report) -> Iterator[list[ImageRecord]]:
-    """Yield all rows of all sources in batches; before that, raise ManifestError for unknown or missing sources."""
+    """Yield the rows of all sources in batches. Missing and unknown sources are reported before the first batch."""
     kinds = source_kinds(settings)
     images = ImageRoot(settings.images, check_files=settings.check_files) if settings.images else None
     exclusion = Exclusion(settings.exclude_ids) if settings.exclude_ids else None

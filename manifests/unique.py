@@ -1,4 +1,4 @@
-"""Write a manifest without duplicate ids: write, check as a whole, and rewrite without repeats if requested."""
+"""Write a manifest with unique ids: write all rows, check them, and write again without duplicates if requested."""
 
 from __future__ import annotations
 
@@ -26,11 +26,19 @@ def write_unique(
     keep_first: bool = False,
     orientation: bool = False,
 ) -> Manifest:
-    """Write rows to a manifest at `path` in which every id is unique; count duplicate URIs, which are kept.
+    """Write rows to a manifest at `path` in which every id is unique. Duplicate URIs are counted and kept.
 
-    orientation: as for `ManifestWriter`. keep_first: of rows with the same id, keep the first and count the others,
-    instead of raising ManifestError with examples.
     The file at `path` is a draft until this returns, because the check needs all rows.
+
+    Args:
+        batches: The rows.
+        path: The file to write.
+        report: Receives the counts.
+        keep_first: Keep the first of rows with the same id and count the others, instead of raising an error.
+        orientation: As for `ManifestWriter`.
+
+    Raises:
+        ManifestError: Ids are not unique and `keep_first` is False. The message has examples.
     """
     with Repeats(path.parent) as ids, Repeats(path.parent) as uris:
         manifest = _write(batches, path, ids, uris, orientation)
@@ -68,7 +76,7 @@ def _write(
 
 
 def _without(manifest: Manifest, rows: array[int]) -> Iterator[list[ImageRecord]]:
-    """Yield a manifest's rows except for these, which are in ascending order."""
+    """Yield a manifest's rows except the given ascending row numbers."""
     at = 0
     for start in range(0, manifest.rows, ROWS_PER_GROUP):
         kept = []
@@ -81,9 +89,9 @@ def _without(manifest: Manifest, rows: array[int]) -> Iterator[list[ImageRecord]
 
 
 def _count_uris(manifest: Manifest, uris: Repeats, report: Report) -> None:
-    """Count duplicate URIs by their 64-bit hashes; the examples are compared in full.
+    """Count duplicate URIs by their 64-bit hashes. The examples are compared in full.
 
-    Among 100 million rows, the probability that two different URIs are counted as one is 3 in 10 000.
+    Among 100 million rows, the probability that two different URIs have the same hash is 3 in 10,000.
     """
     examples = list(islice(later_rows(manifest, "uri", uris), EXAMPLES))
     for row, value, first in examples:

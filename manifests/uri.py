@@ -1,7 +1,7 @@
-"""Read the bytes at a record's uri: a path, an image inside a tar, or a URL that fsspec opens.
+"""Read the bytes of a record's uri: a path, an image inside a tar, or a URL that fsspec opens.
 
-An image inside a tar is `tar://MEMBER::TAR`, a chained URL of fsspec. fsspec reads such members through one shared file
-position, which is not thread-safe. Local tars are therefore read here, at an offset, from an index of their headers.
+An image inside a tar is `tar://MEMBER::TAR`, a chained URL of fsspec. fsspec reads such members through a shared file
+position, which is not thread-safe. Local tars are therefore read here by offset, from an index of their headers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NEVER_OPENED = frozenset(
     {"async_wrapper", "asynclocal", "blockcache", "cached", "dask", "dir", "dvc", "filecache", "generic", "git"}
     | {"jlab", "jupyter", "local", "pyscript", "reference", "simplecache"}
 )
-"""Schemes of fsspec that copy whole files to this machine's disk, open repositories and files of this machine under
-another name, run a program, or lead to any other URL. A manifest does not need them."""
+"""Schemes of fsspec that copy whole files to the local disk, open local repositories and files under another name, run
+a program, or forward to any other URL. Manifests do not need them."""
 ANY_HOST = frozenset(
     {"http", "https", "arrow_hdfs", "dask", "ftp", "generic", "hdfs", "jlab", "jupyter", "reference", "root", "sftp"}
     | {"smb", "ssh", "webdav", "webhdfs"}
 )
-"""Schemes with which a URL leads to the host that it names; those of object stores lead to the store."""
+"""Schemes whose URLs can name any host; the schemes of object stores cannot."""
 _USER = re.compile(rf"\b((?:{'|'.join(sorted(ANY_HOST))})://)[^/?#\s]*@", re.IGNORECASE)
 _SECRET = re.compile(
     r"(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|policy|key-pair-id"
@@ -36,10 +36,10 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _FILE = re.compile(r"\Afile://", re.IGNORECASE)
-_OPEN_INDEXES = 8  # an index of 10 000 members is a few MB; a worker reads one or two tars at a time
+_OPEN_INDEXES = 8  # an index of 10,000 members takes a few MB; a worker reads one or two tars at a time
 
 REMOTE = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "hf"})
-"""Protocols that an annotation file from outside may name."""
+"""Protocols that an untrusted annotation file may name."""
 
 
 def tar_uri(tar: Path | str, member: str) -> str:
@@ -48,9 +48,9 @@ def tar_uri(tar: Path | str, member: str) -> str:
 
 
 def protocols(uri: str) -> tuple[str, ...]:
-    """Return the protocols in a uri, outermost first: `zip://a.jpg::s3://b/c.zip` has zip and s3, a path has none.
+    """Return the protocols of a uri, outermost first: zip and s3 for `zip://a.jpg::s3://b/c.zip`, none for a path.
 
-    An http URL has one protocol, whatever it contains.
+    An http URL has exactly one, whatever its path contains.
     """
     if uri[:8].lower().startswith(("http://", "https://")):
         return (uri.partition("://")[0].lower(),)
@@ -62,15 +62,15 @@ def protocols(uri: str) -> tuple[str, ...]:
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether a uri, through all links of a chain, names only servers or stores and no file of this machine."""
+    """Return whether all protocols of a uri, which may be chained, are remote, so that it names no local file."""
     named = protocols(uri)
     return bool(named) and set(named) <= REMOTE
 
 
 def mask_credentials(text: str) -> str:
-    """Return a uri, or a text that contains URLs, without user names, passwords and signatures.
+    """Remove user names, passwords and signatures from a uri, or from the URLs in a text.
 
-    The user of `https://user:password@host/a.jpg` is removed; the signature of a presigned URL becomes `***`.
+    The user of `https://user:password@host/a.jpg` is removed; the signature of a presigned URL is replaced with `***`.
     """
     if "@" not in text and "=" not in text:
         return text
@@ -83,30 +83,33 @@ def refused_scheme(uri: str) -> str | None:
 
 
 def is_local(uri: str) -> bool:
-    """Return whether a uri names a file of this machine, or an image inside a local tar."""
+    """Return whether a uri names a local file, or an image inside a local tar."""
     return protocols(uri) in ((), ("file",), ("tar",))
 
 
 def tar_index(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) -> dict[str, tuple[int, int]]:
-    """Return (offset, size) in the file by member name, for the whole members before the first damaged header.
+    """Return (offset, size) by member name, for the complete members before the first damaged header.
 
-    stop_at: end with the first member whose name it accepts.
+    Args:
+        path: The tar.
+        stop_at: Stop after the first member whose name it accepts.
     """
     return list_tar(path, stop_at=stop_at).places
 
 
 class ImageReader:
-    """Read images by uri, from any number of threads."""
+    """Reads images by uri. Thread-safe."""
 
     def __init__(self) -> None:
         self._indexes: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
-        self._lock = Lock()  # of the indexes
-        self._turns = Lock()  # to read from archives through fsspec
+        self._lock = Lock()  # protects the indexes
+        self._turns = Lock()  # serialises reads from archives through fsspec
 
     def read(self, uri: str, limit: int = -1) -> bytes:
-        """Return the bytes of an image, or the first `limit` of them.
+        """Return the bytes of an image, or the first `limit` of them if given.
 
-        Raises OSError (FileNotFoundError, …) if they cannot be read, and the exceptions of fsspec's file systems.
+        Raises:
+            OSError: The image cannot be read (FileNotFoundError, …). File systems of fsspec may raise other errors.
         """
         if protocols(uri) in ((), ("file",)):
             with open(_FILE.sub("", uri), "rb", opener=open_regular) as file:
@@ -144,7 +147,7 @@ class ImageReader:
 
 
 def _check_regular(uri: str) -> None:
-    """Raise OSError if a chain ends in a file of this machine that does not exist or is a pipe, device or folder."""
+    """Raise OSError if a chain ends in a local path that is a pipe, device or folder, or does not exist."""
     last = uri.rpartition("::")[2]
     if "://" not in last or _FILE.match(last):
         require_regular(_FILE.sub("", last))

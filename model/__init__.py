@@ -1,2 +1,1 @@
-"""The co-attention model: its configuration, layers, heads, losses and checkpoints. `vilbert.model.vilbert` is the way
-in."""
+"""The co-attention model: configuration, layers, heads, losses and checkpoints. Start at `vilbert.model.vilbert`."""

@@ -1,7 +1,7 @@
-"""The sizes of a model, read from the names and shapes of its parameters, and compared with a configuration.
+"""Infer the sizes of a model from the names and shapes of its parameters, and compare them with a configuration.
 
-A checkpoint of another architecture has hundreds of parameters that do not fit. One sentence says why: "the file has 3
-co-attention layers, the configuration 2". Nothing here touches a tensor, so that a file is compared with a
+A checkpoint of another architecture has hundreds of mismatched parameters. One sentence explains them: "the file has 3
+co-attention layers, the configuration 2". This module reads no tensors, so that a file can be compared with a
 configuration before a model is built.
 """
 
@@ -16,7 +16,7 @@ from vilbert.model.config import ViLBertConfig
 Shapes = Mapping[str, Sequence[int]]
 
 SHOWN = 5
-"""Differences that a message lists."""
+"""Maximum number of differences in a message."""
 
 _LAYER = re.compile(r"bert\.encoder\.(layer|v_layer|c_layer)\.(\d+)\.")
 _LAYERS = {
@@ -46,18 +46,18 @@ _BETA_ANSWERS = ("vil_prediction.main.3.bias", 0, "answers")
 
 
 class Difference(NamedTuple):
-    """One size that a file and a configuration do not share."""
+    """A size that differs between a file and a configuration."""
 
     setting: str
     """Name in `ViLBertConfig`; `v_biattention_id` for the number of co-attention layers."""
     what: str
-    """What is counted, for a message."""
+    """Description of the size, for a message."""
     file: int
     """The size in the file."""
     config: int
     """The size in the configuration."""
     parameter: str = ""
-    """The parameter that states it; for a number of layers none."""
+    """The parameter that determines the size; empty for a number of layers."""
 
     def __str__(self) -> str:
         """Return "the file has 3 co-attention layers, the configuration 2"."""
@@ -68,7 +68,7 @@ class Difference(NamedTuple):
 
 
 def count_layers(shapes: Shapes) -> dict[str, int]:
-    """Return the number of layers by setting, for each kind of layer that parameters with our names are of."""
+    """Return the number of layers by setting, for each kind of layer among parameters with our names."""
     last: dict[str, int] = {}
     for name in shapes:
         if (match := _LAYER.match(name)) is not None:
@@ -78,7 +78,7 @@ def count_layers(shapes: Shapes) -> dict[str, int]:
 
 
 def differences(config: ViLBertConfig, shapes: Shapes) -> list[Difference]:
-    """Return the sizes in which parameters differ from a configuration; sizes that no parameter states are left out.
+    """Return the sizes that differ between parameters and a configuration. Sizes without a parameter are omitted.
 
     Args:
         config: The configuration of the model to load into.
@@ -100,7 +100,7 @@ def differences(config: ViLBertConfig, shapes: Shapes) -> list[Difference]:
 
 
 def describe(found: Sequence[Difference]) -> str:
-    """Return differences as one text, the first of many."""
+    """Return the first differences as one string."""
     shown = "; ".join(map(str, found[:SHOWN]))
     return shown + (f"; and {len(found) - SHOWN} more sizes" if len(found) > SHOWN else "")
 
@@ -116,7 +116,7 @@ def is_of_layers(difference: Difference) -> bool:
 
 
 def count_parameters(config: ViLBertConfig) -> int:
-    """Return about how many parameters a configuration makes: its matrices, without building anything."""
+    """Return the approximate number of parameters of a configuration (matrices only), without building the model."""
     text, image, both = config.hidden_size, config.v_hidden_size, config.bi_hidden_size
     text_layer = 4 * text * text + 2 * text * config.intermediate_size
     image_layer = 4 * image * image + 2 * image * config.v_intermediate_size

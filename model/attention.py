@@ -1,4 +1,4 @@
-"""Multi-head attention, in one fused kernel or in plain steps, and the masks it takes.
+"""Multi-head attention, as a fused kernel or in separate (eager) steps, and attention masks.
 
 Shapes: B batch, N heads, Q queries, K keys, D width of a head, T words, R regions.
 """
@@ -13,8 +13,8 @@ from vilbert.model import cpu
 from vilbert.model.operators import dropout as apply_dropout
 from vilbert.model.packing import Packing
 
-# Added to the score of a masked key. Not -inf: where every key is masked the softmax falls back to the scores alone,
-# as in the reference, and stays finite. It can be held in float16.
+# Added to the score of a masked key. It is not -inf, so that the softmax stays finite if all keys are masked (and uses
+# the unmasked scores, as in the reference), and it is representable in float16.
 MASKED_SCORE = -10000.0
 
 
@@ -34,11 +34,21 @@ def attend(
     eager: bool,
     packing: Packing | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the context [B, Q, N x D] and, where eager, the attention maps [B, N, Q, K] after dropout.
+    """Compute multi-head attention.
 
-    scores_mask: added to the scores, [B, 1, 1 or Q, K], or None if nothing is masked. packing: of the queries'
-    stream; the context is then [W, N x D]. The fused kernel (`scaled_dot_product_attention`) and the eager steps give
-    the same numbers up to rounding.
+    The fused kernel (`scaled_dot_product_attention`) and the eager steps give the same values up to rounding.
+
+    Args:
+        query_BNQD: Queries [B, N, Q, D].
+        key_BNKD: Keys [B, N, K, D].
+        value_BNKD: Values [B, N, K, D].
+        scores_mask: Added to the scores, [B, 1, 1 or Q, K]; None if nothing is masked.
+        dropout: Dropout probability of the attention weights.
+        eager: Use separate steps, and return the attention maps.
+        packing: Packing of the query stream; the context is then [W, N x D].
+
+    Returns:
+        The context [B, Q, N x D] and, if eager, the attention maps [B, N, Q, K] after dropout, else None.
     """
     mask = None if scores_mask is None else scores_mask.to(query_BNQD.dtype)
     maps = None
@@ -56,7 +66,7 @@ def attend(
 
 
 def scores_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Turn a mask of 1 (see) and 0 (hide), [B, K] or [B, Q, K], into what is added to scores, [B, 1, 1 or Q, K]."""
+    """Convert a mask of 1 (attend) and 0 (masked), [B, K] or [B, Q, K], to an additive mask [B, 1, 1 or Q, K]."""
     if mask is None:
         return None
     rows = mask[:, None] if mask.dim() == 2 else mask
@@ -64,11 +74,11 @@ def scores_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def seen_by_all(mask: Tensor | None) -> Tensor | None:
-    """Return which positions, [B, K], the other stream may look at, given this stream's mask [B, K] or [B, K, K].
+    """Return the positions [B, K] that the other stream may attend to, given this stream's mask [B, K] or [B, K, K].
 
-    Where positions see different things, as words do in generation, the other stream sees what all of them see: with a
-    causal mask only the first word. So no later word reaches an earlier one by way of the regions. Rows that see
-    nothing are padding and have no say.
+    If the mask differs between queries, as in generation, the other stream attends to the positions that all queries
+    attend to: with a causal mask only to the first word. So no information flows from a later word to an earlier one
+    through the regions. Fully masked rows are padding and are ignored.
     """
     if mask is None or mask.dim() == 2:
         return mask

@@ -1,9 +1,9 @@
-"""Load a published checkpoint into a ViLBERT, say exactly what became of it, and write the reference's files back.
+"""Load published checkpoints into a ViLBERT, report what was loaded, and write files in the published layout.
 
     report = load_checkpoint(ViLBertForTasks(config), "pytorch_model_19.bin")
     print(report)
 
-Files are read without running anything they contain (`vilbert.model.tensor_files`); names are mapped by
+Files are read without running code from them (`vilbert.model.tensor_files`); names are mapped by
 `vilbert.model.layouts`.
 """
 
@@ -32,11 +32,11 @@ from vilbert.untrusted.tar_archives import ArchiveError, is_tar, open_tar
 
 __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "read_state_dict", "save_reference"]
 
-# What a folder or an archive is searched for, the first found being read.
+# Files to search for in a folder or an archive; the first that exists is read.
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.ckpt")
 # Where training checkpoints keep the state dict: vilbert-multi-task, VOLTA; MMF; MMF's zoo; lightning.
 _ENTRIES = ("model_state_dict", "model", "checkpoint", "state_dict")
-# What safetensors raises for damaged content, beside an error of its own.
+# Errors that safetensors raises for damaged content, besides its own.
 _DAMAGE = (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError)
 _HEADS_REMEDY = "skip_mismatched_heads leaves heads of another size as they are"
 _CONFIG_REMEDY = "make the model with the configuration of the checkpoint, its config.json (--model-config)"
@@ -44,11 +44,15 @@ _DECODER, _WORDS = "cls.predictions.decoder.weight", "bert.embeddings.word_embed
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the tensors in a checkpoint, under the names it gives them, on the CPU.
+    """Return the tensors of a checkpoint by their names in the file, on the CPU.
 
-    path: a file of torch.save (`.bin`, `.tar`, `.pth`, `.ckpt`), of which a training checkpoint gives its model's part;
-    a `.safetensors`; a `.tar` or `.tar.gz` archive or a folder with one of `FILE_NAMES`. Raises CheckpointError where
-    it is damaged or holds no state dict, OSError if it cannot be opened.
+    Args:
+        path: A file of torch.save (`.bin`, `.tar`, `.pth`, `.ckpt`), of which only the model's state dict is returned;
+            a `.safetensors` file; or a `.tar` or `.tar.gz` archive or a folder that contains one of `FILE_NAMES`.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or has no state dict.
+        OSError: The file cannot be opened.
     """
     path = Path(path)
     if path.is_dir():
@@ -80,7 +84,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _files_of(index: Path) -> list[str]:
-    """Return the names of the files that an index of weights names, which lie beside it."""
+    """Return the file names in an index of weights. The files are in the same folder."""
     try:
         files = set(read_json(index)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -88,20 +92,20 @@ def _files_of(index: Path) -> list[str]:
     beside = {path.name for path in index.parent.iterdir() if path.is_file()}
     for file in files - beside:
         raise CheckpointError(
-            f"{index}: names {str(file)[:80]!r}, which is not a file beside it; download the folder again"
+            f"{index}: names {str(file)[:80]!r}, which is not a file in its folder; download the folder again"
         )
     return sorted(files)
 
 
 def _read_archive(path: Path) -> dict[str, Tensor]:
-    """Read the file of weights in an archive; only that member is written, under a name of ours."""
+    """Read the weights file in an archive. Only this member is extracted, under a fixed name."""
     try:
         with open_tar(path) as archive, tempfile.TemporaryDirectory() as scratch:
             for member in archive:
                 name = Path(member.name).name
                 if name not in FILE_NAMES or not member.isreg():
                     continue
-                if member.issparse():  # a few bytes of it stand for as many as its header states
+                if member.issparse():  # a few bytes can expand to any size that its header states
                     raise CheckpointError(
                         f"{path}: {name} in the archive is sparse; unpack the archive and give the path of the file"
                     )
@@ -111,7 +115,7 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
                     with target.open("wb") as file:
                         while chunk := content.read(1 << 24):
                             file.write(chunk)
-                    # Read in full before the scratch folder goes: safetensors maps the file.
+                    # Copy before the temporary folder is deleted: safetensors maps the file.
                     return {key: tensor.clone() for key, tensor in read_state_dict(target).items()}
     except ArchiveError as error:
         raise CheckpointError(f"{path}: the archive is damaged: {error}; download it again") from error
@@ -121,7 +125,7 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
 
 
 def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict in what a file holds: all of it, or the model's part of a training checkpoint."""
+    """Return the state dict in the content of a file: the content itself, or an entry of a training checkpoint."""
     if not isinstance(found, Mapping):
         raise CheckpointError(
             f"{path}: holds a {type(found).__name__}, not a dict of tensors; save model.state_dict() where it was "
@@ -137,7 +141,7 @@ def _state_dict_in(found: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _own_names(model: PreTrainedModel) -> dict[str, str]:
-    """Return a model's state-dict names by the names files give them, with `bert.` before the backbone."""
+    """Return a model's state-dict names by their names in files, where backbone parameters begin with `bert.`."""
     prefix = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
     return {f"{prefix}{name}": name for name in model.state_dict()}
 
@@ -162,7 +166,7 @@ def load_checkpoint(
         skip_mismatched_heads: Keep the values of heads whose shapes differ.
 
     Returns:
-        What was loaded, missing, unused and skipped. Missing heads are no error.
+        A report of loaded, missing, unused and skipped parameters. Missing heads are not an error.
 
     Raises:
         CheckpointError: The checkpoint is damaged or does not fit; the model is unchanged.
@@ -187,7 +191,7 @@ def load_checkpoint(
 
 
 def copy_tensors(model: PreTrainedModel, tensors: Mapping[str, Tensor], report: LoadReport) -> None:
-    """Copy the tensors that a report of `check_tensors` names as loaded into a model."""
+    """Copy the tensors that a report of `check_tensors` lists as loaded into a model."""
     own, state = _own_names(model), model.state_dict()
     with torch.no_grad():
         for name in report.loaded:
@@ -204,9 +208,9 @@ def check_tensors(
     allow_unexpected: bool = False,
     skip_mismatched_heads: bool = False,
 ) -> LoadReport:
-    """Return what `copy_tensors` will do with tensors with names of ours; the model may be on the meta device.
+    """Return the report of what `copy_tensors` will load from tensors with our names.
 
-    The rules and errors are those of `load_checkpoint`.
+    The model may be on the meta device. The rules and errors are those of `load_checkpoint`.
     """
     own, state = _own_names(model), model.state_dict()
     tensors, expected = dict(tensors), set(own)
@@ -246,7 +250,7 @@ def check_tensors(
 
 
 def _take_decoder(tensors: dict[str, Tensor]) -> None:
-    """Take the decoder that is tied to the word embeddings out of a checkpoint, which repeats it."""
+    """Remove the decoder from a checkpoint, because it duplicates the tied word embeddings."""
     decoder = tensors.pop(_DECODER, None)
     words = tensors.get(_WORDS)
     if decoder is not None and words is not None and not torch.equal(decoder, words):
@@ -257,7 +261,7 @@ def _take_decoder(tensors: dict[str, Tensor]) -> None:
 
 
 def _refuse(report: LoadReport, allow_missing: bool, allow_unexpected: bool, skip_mismatched_heads: bool) -> None:
-    """Raise CheckpointError for problems of a report that were not allowed."""
+    """Raise CheckpointError for problems in a report that are not allowed."""
     problems = []
     backbone = [name for name in report.missing if not is_head(name)]
     if backbone and not allow_missing:
@@ -282,7 +286,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise CheckpointError naming tensors that are no finite floating-point numbers; what: whose they are."""
+    """Raise CheckpointError for tensors that are not finite floating-point numbers; `what` names their source."""
     other = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
     if other:
         raise CheckpointError(f"{what}: holds parameters that are not floating-point numbers: {some(other)}")
@@ -296,22 +300,24 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def save_reference(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Write a model's parameters as in the published files: `bert.` before the backbone, the tied decoder too.
+    """Write a model's parameters in the published layout: backbone names begin with `bert.`, tied decoder included.
 
-    path: `.safetensors`, or any other name for a file of torch.save, a plain dict of tensors. Replaces a file at once
-    or not at all.
+    Args:
+        model: A ViLBERT model.
+        path: A `.safetensors` file, or any other name for a plain dict of tensors in a file of torch.save. An existing
+            file is replaced atomically.
     """
     path, state = Path(path), model.state_dict()
     tensors = {name: state[own].detach().cpu().contiguous() for name, own in _own_names(model).items()}
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if path.suffix == ".safetensors":  # which refuses tensors that share memory
+        if path.suffix == ".safetensors":  # safetensors refuses tensors that share memory
             if _DECODER in tensors:
                 tensors[_DECODER] = tensors[_DECODER].clone()
             scratch.touch()
             mode = scratch.stat().st_mode
             safetensors.torch.save_file(tensors, scratch, metadata={"format": "pt"})
-            scratch.chmod(mode)  # it replaces the file by one that only its owner may read
+            scratch.chmod(mode)  # the temporary file is readable by its owner only
         else:
             torch.save(tensors, scratch)
         scratch.replace(path)

@@ -1,11 +1,11 @@
-"""The settings of a ViLBERT, under the names of the published json files, and the published configurations.
+"""The configuration of a ViLBERT, with the field names of the published JSON files, and the published configurations.
 
-A field's name is the key of the reference's json, so that a published `config.json` reads as it is
-(`ViLBertConfig.from_reference`). Text is configured by BERT's own names, the visual stream by the same with `v_`, and
-the co-attention layers between them by `bi_`.
+Field names are the keys of the reference JSON, so that a published `config.json` can be read
+(`ViLBertConfig.from_reference`). The text stream has BERT's names, the visual stream the same names with the prefix
+`v_`, and the co-attention layers have the prefix `bi_`.
 """
 
-# No `from __future__ import annotations`: the strict config reads its annotations to check values by them.
+# No `from __future__ import annotations`: the strict config uses the annotations to validate values.
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# Keys of published files that no line of the reference reads, or that are arguments of a call here.
+# Keys of published files that the reference does not use, or that are call arguments here.
 IGNORED_KEYS = frozenset(
     {
         "bi_attention_type", "bi_intermediate_size", "fast_mode", "finetuning_task", "in_batch_pairs", "intra_gate",
@@ -25,25 +25,25 @@ IGNORED_KEYS = frozenset(
 )  # fmt: skip
 
 MAX_LAYERS = 1000
-"""Layers of a stream; far above published models, and few enough to build in seconds."""
+"""Maximum number of layers of a stream: far above published models, and few enough to build in seconds."""
 MAX_DEVIATION = 1000
-"""Standard deviation of initial weights."""
+"""Maximum standard deviation of initial weights."""
 
 
 @strict
 class ViLBertConfig(PreTrainedConfig):
-    """Describe one ViLBERT; the defaults are the published 6-layer model (Lu et al., NeurIPS 2019)."""
+    """Configuration of a ViLBERT. The defaults are the published 6-layer model (Lu et al., NeurIPS 2019)."""
 
     model_type = "vilbert"
 
     vocab_size: int = 30522
-    """Word pieces of the tokenizer."""
+    """Vocabulary size of the tokenizer."""
     hidden_size: int = 768
     """Width of the text stream, H."""
     num_hidden_layers: int = 12
-    """Text layers."""
+    """Number of text layers."""
     num_attention_heads: int = 12
-    """Heads of a text layer."""
+    """Number of attention heads of a text layer."""
     intermediate_size: int = 3072
     """Inner width of the text stream's feed-forward blocks."""
     hidden_act: str = "gelu"
@@ -53,30 +53,30 @@ class ViLBertConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.1
     """Dropout on the attention over words."""
     max_position_embeddings: int = 512
-    """Longest text, task token not counted."""
+    """Maximum text length in word pieces, without the task token."""
     type_vocab_size: int = 2
-    """Token types (segments)."""
+    """Number of token types (segments)."""
     initializer_range: float | int = 0.02
-    """Standard deviation of the normal distribution that weights start from."""
+    """Standard deviation of the normal distribution for initialising weights."""
     location_initializer_range: float | int | None = None
-    """The same for the five numbers of a box; `initializer_range` where None, as published. Beside features that are
-    hundreds of numbers, five start out unheard; short training needs them louder."""
+    """Standard deviation for the weights of the five box coordinates; None for `initializer_range`, as published. Five
+    inputs contribute little next to hundreds of feature channels, so short training benefits from a larger value."""
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm."""
     pad_token_id: int | None = 0
     """The padding word piece; its word embedding gets no gradient from the text. RoBERTa's is 1."""
     tie_word_embeddings: bool = True
-    """Whether the masked-word head decodes with the word embeddings."""
+    """Whether the decoder of the masked-word head shares the word embeddings."""
     v_feature_size: int = 2048
-    """Length of a region's feature vector."""
+    """Size of a region's feature vector."""
     v_target_size: int = 1601
     """Outputs of the masked-region head: the detector's classes with background, or `v_feature_size`."""
     v_hidden_size: int = 1024
     """Width of the visual stream."""
     v_num_hidden_layers: int = 6
-    """Visual layers."""
+    """Number of visual layers."""
     v_num_attention_heads: int = 8
-    """Heads of a visual layer."""
+    """Number of attention heads of a visual layer."""
     v_intermediate_size: int = 1024
     """Inner width of the visual stream's feed-forward blocks."""
     v_hidden_act: str = "gelu"
@@ -86,52 +86,52 @@ class ViLBertConfig(PreTrainedConfig):
     v_attention_probs_dropout_prob: float | int = 0.1
     """Dropout on the attention over regions."""
     pooled_dropout_prob: float = 0.1
-    """Dropout of the fused and pooled vectors before the heads that read them; a constant of the published code."""
+    """Dropout of the fused and pooled vectors before the heads; a constant in the published code."""
     bi_hidden_size: int = 1024
     """Width of co-attention, and of both pooled vectors."""
     bi_num_attention_heads: int = 8
-    """Heads of co-attention."""
+    """Number of attention heads of co-attention."""
     v_biattention_id: list[int] | tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """Before which visual layer each co-attention layer comes."""
+    """Index of the visual layer that follows each co-attention layer."""
     t_biattention_id: list[int] | tuple[int, ...] = (6, 7, 8, 9, 10, 11)
-    """Before which text layer each co-attention layer comes."""
+    """Index of the text layer that follows each co-attention layer."""
     with_coattention: bool = True
-    """False skips the co-attention layers, whose parameters stay: the ablation without exchange between the streams."""
+    """False skips the co-attention layers but keeps their parameters: the ablation without exchange between streams."""
     dynamic_attention: bool = False
-    """Gate the queries and keys of visual layers by the mean of the words (12-in-1 code)."""
+    """Gate the queries and keys of visual layers with the mean of the word states (12-in-1 code)."""
     fixed_t_layer: int = 0
-    """Text layers below this one are frozen and run without gradients, as is what lies under them."""
+    """Text layers below this index, and the layers and embeddings before them, are frozen and run without gradients."""
     fixed_v_layer: int = 0
     """The same for visual layers."""
     fusion_method: Literal["mul", "sum"] = "mul"
-    """How the two pooled vectors become one."""
+    """Fusion of the two pooled vectors: element-wise product or sum."""
     text_model: Literal["bert", "roberta"] = "bert"
-    """Whose positions the text has: RoBERTa's begin after `pad_token_id` and skip padding."""
+    """Position ids of the text: those of RoBERTa begin after `pad_token_id` and skip padding."""
     reference_positions: bool = False
-    """Count positions from 0 with RoBERTa too, which is what the published RoBERTa code did by mistake."""
+    """Count positions from 0 with RoBERTa too, which the published RoBERTa code did by mistake."""
     task_specific_tokens: bool = False
-    """Put an embedding of the task behind [CLS] (12-in-1); texts come out one position longer."""
+    """Insert a task embedding after [CLS] (12-in-1); text outputs are one position longer."""
     num_task_tokens: int = 20
-    """Rows of the task embedding."""
+    """Number of rows of the task embedding."""
     visual_target: Literal[0, 1, 2] = 0
-    """What masked regions are to give: 0 the detector's classes (KL), 1 features (squared error), 2 features (NCE)."""
+    """Target of masked regions: 0 the detector's classes (KL), 1 features (squared error), 2 features (NCE)."""
     num_negative: int = 128
-    """Negatives of a masked region where `visual_target` is 2."""
+    """Number of negatives per masked region if `visual_target` is 2."""
     task_heads: Literal["beta", "multitask"] = "multitask"
-    """Whose task heads `ViLBertForTasks` has: those of vilbert_beta or of vilbert-multi-task."""
+    """Task heads of `ViLBertForTasks`: those of vilbert_beta or of vilbert-multi-task."""
     num_answers: int = 3129
     """Outputs of `vil_prediction`: VQA v2's answers."""
     num_gqa_answers: int = 1533
     """Outputs of `vil_prediction_gqa`: GQA's answers."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Keep lists as lists, so that a config read from json equals the one that was saved."""
+        """Keep lists as lists, so that a config read from JSON equals the saved one."""
         self.v_biattention_id = list(self.v_biattention_id)
         self.t_biattention_id = list(self.t_biattention_id)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Refuse sizes that make no model, naming the setting, its value and the remedy."""
+        """Raise ValueError for invalid sizes. The message names the setting, its value and what to do."""
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if name.endswith(("_size", "_heads", "_layers", "_embeddings")) and type(value) is int and value < 1:
@@ -185,10 +185,14 @@ class ViLBertConfig(PreTrainedConfig):
 
     @classmethod
     def from_reference(cls, settings: Mapping[str, Any], **changes: Any) -> Self:
-        """Read the settings of a published `config.json` of either repository.
+        """Create a configuration from the settings of a published `config.json` of either repository.
 
-        changes: fields of ours that go over them, such as `task_heads`. Keys without effect there are dropped
-        (`IGNORED_KEYS`). Raises ValueError naming any other key that is not a setting.
+        Args:
+            settings: Content of the file. Keys without effect are ignored (`IGNORED_KEYS`).
+            changes: Fields that override the settings, such as `task_heads`.
+
+        Raises:
+            ValueError: A key is not a known setting.
         """
         fields = {name: value for name, value in settings.items() if name not in IGNORED_KEYS}
         if "model" in fields:
@@ -204,7 +208,7 @@ class ViLBertConfig(PreTrainedConfig):
 
 
 def _connected(layers: int, connections: int, **sizes: Any) -> dict[str, Any]:
-    """Return a published configuration: the last text layers and as many visual layers are connected."""
+    """Return a published configuration in which the last text layers and as many visual layers are connected."""
     return {
         "num_hidden_layers": layers,
         "v_num_hidden_layers": connections,
@@ -232,7 +236,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, **changes: Any) -> ViLBertConfig:
-    """Return a published configuration with changes over it; raises ValueError naming those there are."""
+    """Return a published configuration, overridden by `changes`. Raise ValueError if the name is unknown."""
     if name not in PRESETS:
         raise ValueError(f"no configuration {name!r}; choose one of {', '.join(PRESETS)}")
     return ViLBertConfig(**{**PRESETS[name], **changes})

@@ -1,7 +1,7 @@
-"""config.json of a model folder, ours or the published code's, read within bounds and checked.
+"""Read and validate the config.json of a model folder, ours or that of the published code, within bounds.
 
-`ViLBertConfig(**json)` would also take whatever transformers reads from a configuration: Python code to import, a
-quantizer, a table of labels as large as a number in the file says. Only the settings of the model are read here.
+`ViLBertConfig(**json)` would also accept everything that transformers reads from a configuration: Python code to
+import, a quantizer, a label table of any size. Only the settings of the model are read here.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from vilbert.untrusted.documents import read_json
 
 CONFIG_FILE = "config.json"
 MAX_BYTES = 64 << 20
-"""Size of a config.json; one with a table of labels has a few megabytes."""
+"""Maximum size of a config.json; one with a table of labels has a few megabytes."""
 SETTINGS = frozenset(ViLBertConfig.__annotations__) - {"model_type"}
 """Names of the settings of a ViLBERT."""
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be read or makes no model."""
+    """A configuration that cannot be read or is invalid."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a config.json, by name, not checked yet.
+    """Return the settings in a config.json by name, not yet validated.
 
-    A file without `model_type` is one of the published code; its keys become ours (`ViLBertConfig.from_reference`).
-    Of ours, keys that are not settings of the model are left out.
+    A file without `model_type` is one of the published code; its keys are converted (`ViLBertConfig.from_reference`).
+    In our files, keys that are not settings of the model are ignored.
 
     Raises:
         ConfigError: Not JSON, not an object, the configuration of another model, or unknown published keys.
@@ -54,7 +54,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any]) -> ViLBertConfig:
-    """Return the configuration with these settings; ConfigError naming the one that has a wrong type or value."""
+    """Return the configuration with these settings. Raise ConfigError for a setting with a wrong type or value."""
     try:
         return ViLBertConfig(**settings)
     except (ValueError, TypeError, OverflowError, StrictDataclassError) as error:
@@ -72,7 +72,7 @@ def require_memory(config: ViLBertConfig) -> None:
 
 
 def _published(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a published file under our names; the data may give other sizes of regions later."""
+    """Return the settings of a published file with our names. The sizes of regions may be replaced later."""
     size = found.get("v_feature_size", ViLBertConfig.v_feature_size)
     try:
         # With equal sizes every `visual_target` is valid.

@@ -1,4 +1,4 @@
-"""Words and regions become the vectors that the two streams begin with.
+"""Embeddings of words and regions, the inputs of the two streams.
 
 Shapes: B batch, T words, R regions, F features of a region.
 """
@@ -13,7 +13,7 @@ from vilbert.model.operators import Dropout, Linear
 
 
 class TextEmbeddings(nn.Module):
-    """Embed word pieces, their positions and types, and the task where the model has task tokens."""
+    """Embed word pieces, their positions and types, and the task if the model has task tokens."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TextEmbeddings(nn.Module):
         self.roberta_positions = config.text_model == "roberta" and not config.reference_positions
 
     def position_ids(self, input_ids_BT: Tensor | None, length: int, device: torch.device) -> Tensor:
-        """Return positions [1 or B, T]: from 0, or RoBERTa's, from `pad_token_id` + 1 with padding left out."""
+        """Return position ids [1 or B, T]: from 0, or for RoBERTa from `pad_token_id` + 1, skipping padding."""
         if not self.roberta_positions:
             return torch.arange(length, device=device)[None]
         if input_ids_BT is None:
@@ -43,7 +43,7 @@ class TextEmbeddings(nn.Module):
         task_ids_B1: Tensor | None,
         inputs_embeds_BTH: Tensor | None,
     ) -> Tensor:
-        """Return [B, T, H], or [B, T + 1, H] with the task's embedding, which has no position or type, at index 1."""
+        """Return [B, T, H], or [B, T + 1, H] with the task embedding (without position and type) at index 1."""
         words = self.word_embeddings(input_ids_BT) if inputs_embeds_BTH is None else inputs_embeds_BTH
         positions = self.position_ids(input_ids_BT, words.shape[1], words.device)
         types = torch.zeros_like(positions) if token_type_ids_BT is None else token_type_ids_BT
@@ -55,7 +55,7 @@ class TextEmbeddings(nn.Module):
 
 
 class LocationEmbeddings(Linear):
-    """Embed the five numbers of a box, with a deviation of their own for the weights that they start from."""
+    """Embed the five coordinates of a box, with a separate standard deviation for initialising the weights."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__(5, config.v_hidden_size)
@@ -71,7 +71,7 @@ class ImageEmbeddings(nn.Module):
         self.image_embeddings = Linear(config.v_feature_size, config.v_hidden_size)
         self.image_location_embeddings = LocationEmbeddings(config)
         self.LayerNorm = nn.LayerNorm(config.v_hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)  # not the v_ one: as published
+        self.dropout = Dropout(config.hidden_dropout_prob)  # hidden_dropout_prob without v_, as published
 
     def forward(self, image_feat_BRF: Tensor, image_loc_BR5: Tensor) -> Tensor:
         """Return [B, R, v_hidden_size] of features and (x1, y1, x2, y2, area), all fractions of the image."""

@@ -1,7 +1,7 @@
-"""The order of the layers, and the encoder that follows it.
+"""The order of the layers, and the encoder that runs them.
 
-For the published 6-layer model: text 0-5, then six times co-attention followed by a visual and a text layer. The
-picture is in docs/model.md.
+For the published 6-layer model: text layers 0-5, then six times a co-attention, a visual and a text layer. The
+diagram is in docs/model.md.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from vilbert.model.pairs import Pairing, Streams, pair
 
 
 class Step(NamedTuple):
-    """One layer to run: which kind, and its number among its kind."""
+    """A layer to run: its kind, and its index among layers of that kind."""
 
     kind: Literal["text", "image", "connection"]
     number: int
 
 
 def layer_order(config: ViLBertConfig) -> list[Step]:
-    """Return all layers in the order they run.
+    """Return all layers in execution order.
 
-    Before co-attention k come the text and visual layers below its places (`t_biattention_id`, `v_biattention_id`),
-    text first as in the multi-task code, where dynamic attention makes visual layers look at the words; after the last
-    one what remains, visual layers first.
+    Co-attention layer k follows the text and visual layers below its indices (`t_biattention_id`, `v_biattention_id`).
+    Text layers run first, as in the multi-task code, because dynamic attention makes visual layers read the words. The
+    remaining layers follow the last co-attention layer, visual layers first.
     """
     order: list[Step] = []
     text = image = 0
@@ -47,9 +47,9 @@ def layer_order(config: ViLBertConfig) -> list[Step]:
 
 
 def first_meeting(config: ViLBertConfig) -> int:
-    """Return how many steps of `layer_order` come before the first that needs both streams.
+    """Return the number of steps of `layer_order` before the first step that needs both streams.
 
-    That is the first co-attention; with dynamic attention the first visual layer, which looks at the words.
+    This step is the first co-attention or, with dynamic attention, the first visual layer, which reads the words.
     """
     together = ("image", "connection") if config.dynamic_attention else ("connection",)
     order = layer_order(config)
@@ -58,7 +58,7 @@ def first_meeting(config: ViLBertConfig) -> int:
 
 @dataclass(kw_only=True)
 class Trace:
-    """What the encoder keeps: states after each layer, the embeddings first, and attention maps of eager attention."""
+    """Recorded states (embeddings, then after each layer) and attention maps of eager attention."""
 
     text_states: list[Tensor] = field(default_factory=list)
     image_states: list[Tensor] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Trace:
 
 
 class Masks(NamedTuple):
-    """What is added to attention scores: within a stream, and for the other stream that looks at this one."""
+    """Additive attention masks: within each stream, and for the attention of the other stream to it."""
 
     text: Tensor | None
     image: Tensor | None
@@ -87,7 +87,7 @@ def _masks(streams: Streams) -> Masks:
 
 
 def _mean_word(streams: Streams) -> Tensor:
-    """Return the mean [B, H] of the words that are not masked; a text of nothing but padding has the mean of all."""
+    """Return the mean [B, H] of the unmasked words, or of all words if all are masked."""
     mask = seen_by_all(streams.text_mask)
     text = streams.text if streams.text_packing is None else streams.text_packing.unpack(streams.text)
     if mask is None:
@@ -97,7 +97,7 @@ def _mean_word(streams: Streams) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """Which positions of each stream the last layer returns, packed; None for all."""
+    """Packed positions of each stream that the last layer returns; None for all."""
 
     text: Packing | None = None
     image: Packing | None = None
@@ -122,9 +122,9 @@ class Encoder(nn.Module):
     def forward(
         self, streams: Streams, *, pairing: Pairing, eager: bool, keep_states: bool, kept: Kept
     ) -> tuple[Streams, Trace]:
-        """Return the last states of both streams and what was kept: maps where eager, states where keep_states.
+        """Return the last states of both streams, and a trace with maps (if `eager`) and states (if `keep_states`).
 
-        Rows are paired right before the streams first meet. Frozen layers run without gradients.
+        Rows are paired directly before the first step that needs both streams. Frozen layers run without gradients.
         """
         trace = Trace()
         if keep_states:
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         return self._run_all(after, streams, trace, kept, eager=eager, keep_states=keep_states), trace
 
     def alone(self, kind: Literal["text", "image"], states: Tensor, mask: Tensor | None, *, eager: bool) -> Tensor:
-        """Return what one stream's embeddings become before the streams first meet: the same for every partner."""
+        """Run the layers of one stream before the first step that needs both streams."""
         layers = self.layer if kind == "text" else self.v_layer
         added = scores_mask(mask, states.dtype)
         for step in self.order[: self.meeting]:
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         return states
 
     def together(self, streams: Streams, *, eager: bool, kept: Kept) -> Streams:
-        """Return the last states of rows that are paired already and have come through `alone`."""
+        """Run the remaining layers on paired rows whose states come from `alone`."""
         return self._run_all(self.order[self.meeting :], streams, Trace(), kept, eager=eager, keep_states=False)
 
     def _run_all(

@@ -1,4 +1,4 @@
-"""Poolers, the pre-training heads and the task heads, under the module names of published files.
+"""Poolers, pre-training heads and task heads, with the module names of published files.
 
 Shapes: B batch, L positions, A the width of pooled vectors (`bi_hidden_size`), M labelled positions.
 """
@@ -17,7 +17,7 @@ from vilbert.model.operators import Dropout, Linear, linear
 
 
 class Pooler(nn.Module):
-    """Project the first position, [CLS] or the global region, to the common width. ReLU, not BERT's tanh."""
+    """Project the first position, [CLS] or the global region, to the common width, with ReLU instead of BERT's tanh."""
 
     def __init__(self, width: int, pooled: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Pooler(nn.Module):
 
 
 def fuse(pooled_text_BA: Tensor, pooled_image_BA: Tensor, method: str) -> Tensor:
-    """Return one vector a pair, the product ("mul") or the sum."""
+    """Return one vector per pair, the product ("mul") or the sum."""
     return pooled_text_BA * pooled_image_BA if method == "mul" else pooled_text_BA + pooled_image_BA
 
 
@@ -38,7 +38,7 @@ class Transform(nn.Module):
     def __init__(self, width: int, config: ViLBertConfig) -> None:
         super().__init__()
         self.dense = Linear(width, width)
-        self.activation = ACT2FN[config.hidden_act]  # in the region head too: as published
+        self.activation = ACT2FN[config.hidden_act]  # also in the region head, as published
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Transform(nn.Module):
 
 
 class WordHead(nn.Module):
-    """Score every word piece; the decoder is tied to the word embeddings and has a bias of its own."""
+    """Score every word piece. The decoder is tied to the word embeddings and has its own bias."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class WordHead(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """Score a region's classes, or predict its feature."""
+    """Score the classes of a region, or predict its features."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class PreTrainingHeads(nn.Module):
 
 
 class WeightNormLinear(nn.Module):
-    """A linear layer with weight g v / |v|, one g for all of it; named as torch's old `weight_norm(dim=None)` did."""
+    """A linear layer with weight g v / |v| and a scalar g, with the names of torch's old `weight_norm(dim=None)`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class WeightNormLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw what torch's linear layer starts with, as the published models did; the bias begins at zero."""
+        """Initialise the weight like torch's linear layer, as in the published models, and the bias with zeros."""
         nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))
         self.weight_g.copy_(self.weight_v.norm())
         self.bias.zero_()

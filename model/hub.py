@@ -1,7 +1,7 @@
-"""Whether the Hugging Face Hub can be reached, asked once.
+"""Check once whether the Hugging Face Hub can be reached.
 
-`huggingface_hub` tries each file of a model five times over half a minute; a machine without a network would wait for
-minutes before it hears that it has none.
+`huggingface_hub` retries each file of a model five times within half a minute, so a machine without network access
+would wait for minutes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import urllib.request
 from functools import cache
 
 SECONDS = 5.0
-"""For the hub's answer."""
+"""Timeout for the Hub's response."""
 
 
 @cache
 def hub_problem() -> str | None:
-    """Return why this process cannot reach the hub, None if it can; proxies are those of the environment."""
+    """Return why this process cannot reach the Hub, or None if it can. Uses the proxies of the environment."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -30,7 +30,7 @@ def hub_problem() -> str | None:
         return None  # it answered
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLError):  # it answered; huggingface_hub has certificates of its own
+        if isinstance(reason, ssl.SSLError):  # it answered; huggingface_hub has its own certificates
             return None
         return f"{constants.ENDPOINT} cannot be reached ({reason})"
     return None

@@ -1,4 +1,4 @@
-"""What a model may be given. B batch, T words, R regions, F features of a region, H width of the text."""
+"""Validate the inputs of a model. B batch, T words, R regions, F features of a region, H width of the text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_inputs(
     longest: int,
     task_tokens: bool,
 ) -> None:
-    """Raise ValueError where inputs do not fit a model or one another, saying what was expected.
+    """Raise ValueError if inputs do not match the model or each other. The message says what was expected.
 
-    features: length of a region's vector. longest: word pieces the model has positions for. task_tokens: whether it
-    takes task_ids.
+    `features` is the size of a region's vector, `longest` the maximum number of word pieces, and `task_tokens` whether
+    the model takes task_ids.
     """
     words = input_ids if inputs_embeds is None else inputs_embeds
     if words is None or (input_ids is not None and inputs_embeds is not None):
@@ -29,7 +29,7 @@ def check_inputs(
 
 
 def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features: int) -> None:
-    """Raise ValueError if an image's inputs are not there, or are not of the model's shape or of one another's."""
+    """Raise ValueError if image inputs are missing, or their shapes do not match the model or each other."""
     if image_feat is None or image_loc is None:
         raise ValueError("give image_feat [B, R, features] and image_loc [B, R, 5]")
     if image_feat.dim() != 3 or image_feat.shape[-1] != features:
@@ -39,7 +39,7 @@ def check_image(image_feat: Tensor | None, image_loc: Tensor | None, *, features
 
 
 def check_text(words: Tensor, task_ids: Tensor | None, *, longest: int, task_tokens: bool) -> None:
-    """Raise ValueError if a text, ids or embeddings, is too long or its task is not what the model takes."""
+    """Raise ValueError if a text (ids or embeddings) is too long, or task_ids do not match the model."""
     if words.shape[1] > longest:
         raise ValueError(f"a text of {words.shape[1]} word pieces: the model has {longest} positions; truncate it")
     if task_tokens != (task_ids is not None):
@@ -60,9 +60,9 @@ def check_labels(
     targets: int,
     pairing: str,
 ) -> None:
-    """Raise ValueError where labels are not of the shape of what they label.
+    """Raise ValueError if the shapes of labels do not match the inputs.
 
-    words: ids [B, T] or embeddings [B, T, H]. targets: outputs of the masked-region head.
+    `words` are ids [B, T] or embeddings [B, T, H]; `targets` is the number of outputs of the masked-region head.
     """
     given = [label for label in (masked_lm_labels, image_label, image_target) if label is not None]
     if given and pairing != "rows":
@@ -78,6 +78,6 @@ def check_labels(
 
 
 def require_positions(wanted: Tensor | None, states: Tensor | None, name: str) -> None:
-    """Raise ValueError if a tensor [B, L] is not of the shape of its stream [B, L, ...]."""
+    """Raise ValueError if a tensor [B, L] does not have the shape of its stream [B, L, ...]."""
     if wanted is not None and states is not None and wanted.shape != states.shape[:2]:
         raise ValueError(f"{name} {tuple(wanted.shape)}: expected {tuple(states.shape[:2])}")

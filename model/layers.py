@@ -1,4 +1,4 @@
-"""The layers of the two streams, and the co-attention layer that joins them. Module names are those of published files.
+"""The layers of the two streams, and the co-attention layer between them. Module names are those of published files.
 
 Shapes: B batch, T words, R regions, L positions of either stream, H its width, A the width of co-attention.
 """
@@ -20,7 +20,7 @@ from vilbert.model.packing import Packing
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSizes:
-    """What a layer of one stream is made of: the text's fields of a config or the `v_` ones."""
+    """Sizes of a layer of one stream, from the text fields of a config or those with `v_`."""
 
     hidden: int
     heads: int
@@ -58,7 +58,7 @@ def image_sizes(config: ViLBertConfig) -> StreamSizes:
 
 
 class SelfAttention(nn.Module):
-    """Attend within one stream; where text_width is given, gate queries and keys by the words (dynamic attention)."""
+    """Self-attention within a stream; if `text_width` is given, words gate queries and keys (dynamic attention)."""
 
     def __init__(self, sizes: StreamSizes, text_width: int | None = None) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """Project back to a stream, drop, add the residual, normalise."""
+    """Projection, dropout, residual connection and layer normalisation."""
 
     def __init__(self, width: int, sizes: StreamSizes) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Output(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """Widen and activate."""
+    """Expanding linear layer with activation."""
 
     def __init__(self, sizes: StreamSizes) -> None:
         super().__init__()
@@ -169,17 +169,22 @@ class StreamLayer(GradientCheckpointingLayer):
         *,
         eager: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the next states [B, L, H] and, where eager, the attention maps [B, heads, L, L].
+        """Return the next states [B, L, H] and, if eager, the attention maps [B, heads, L, L].
 
-        words_BH: the mean of the words, which dynamic attention alone reads. packing: states are [W, H] where given.
-        kept: the positions to return, [W, H], where not all of them are wanted.
+        Args:
+            states_BLH: States [B, L, H], or [W, H] if `packing` is given.
+            scores_mask: Additive mask of the attention scores.
+            words_BH: Mean of the words, for dynamic attention only.
+            packing: Packing of the states.
+            kept: Positions to return, as [W, H]; None for all.
+            eager: Return the attention maps.
         """
         attended, maps = self.attention(states_BLH, scores_mask, words_BH, packing, kept, eager=eager)
         return self.output(self.intermediate(attended), attended), maps
 
 
 class BiAttention(nn.Module):
-    """Let each stream look at the other: 1 is the image's side, 2 the text's."""
+    """Attention of each stream to the other: 1 is the image stream, 2 the text stream."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -204,7 +209,7 @@ class BiAttention(nn.Module):
         *,
         eager: bool,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
-        """Return what regions read of words [B, R, A], what words read of regions [B, T, A], and (text, image) maps."""
+        """Return the contexts of regions over words [B, R, A] and words over regions [B, T, A], and their maps."""
         to_image, text_maps = attend(
             split_heads(self.query2(text), self.heads, text_packing),
             split_heads(self.key1(image), self.heads, image_packing),
@@ -227,7 +232,7 @@ class BiAttention(nn.Module):
 
 
 class BiOutput(nn.Module):
-    """Add to each stream what it read of the other. Both residuals are the layer's inputs."""
+    """Add to each stream its context from the other. Both residuals are the layer's inputs."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -242,7 +247,7 @@ class BiOutput(nn.Module):
         self.freeze_unused()
 
     def freeze_unused(self) -> None:
-        """Take q_dense1 and q_dense2, which published files hold and nothing uses, from optimizers and from DDP."""
+        """Exclude q_dense1 and q_dense2, which are in published files but unused, from optimizers and DDP."""
         self.q_dense1.requires_grad_(False)
         self.q_dense2.requires_grad_(False)
 
@@ -253,7 +258,7 @@ class BiOutput(nn.Module):
 
 
 class ConnectionLayer(GradientCheckpointingLayer):
-    """Co-attention: a whole transformer block for each stream, whose keys and values come from the other stream."""
+    """Co-attention: a transformer block for each stream, whose keys and values come from the other stream."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -276,9 +281,9 @@ class ConnectionLayer(GradientCheckpointingLayer):
         *,
         eager: bool = False,
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
-        """Return image [B, R, V], text [B, T, H] and, where eager, the maps ([B, N, T, R], [B, N, R, T]).
+        """Return image [B, R, V], text [B, T, H] and, if eager, the maps ([B, N, T, R], [B, N, R, T]).
 
-        image_packing, text_packing: that stream is [W, V] or [W, H] where given.
+        With `image_packing` or `text_packing`, the states of that stream are [W, V] or [W, H].
         """
         to_text, to_image, maps = self.biattention(
             image_BRV, image_scores_mask, text_BTH, text_scores_mask, image_packing, text_packing, eager=eager

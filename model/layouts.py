@@ -1,8 +1,8 @@
-"""The names that published checkpoints give to a ViLBERT's parameters, mapped to ours and back.
+"""Map parameter names of published ViLBERT checkpoints to ours and back.
 
-Ours are those of vilbert_beta and vilbert-multi-task ("reference"), with `bert.` before the backbone. A map is a plain
-dict from the names in a file to ours; None if the model has no parameter for a known one. `inverse` turns it around.
-Nothing here touches a tensor.
+Ours are those of vilbert_beta and vilbert-multi-task ("reference"), with `bert.` before backbone names. A map is a
+dict from names in a file to ours, or to None if the model has no such parameter. `inverse` inverts it. This module
+reads no tensors.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SPELLINGS = (
     (re.compile(r"\.parametrizations\.weight\.original1$"), ".weight_v"),
 )
 _BACKBONE = re.compile(r"(embeddings|v_embeddings|encoder|t_pooler|v_pooler|pooler)\.")
-# MMF, and the prefixes it had before.
+# MMF, with its current and earlier prefixes.
 _MMF = re.compile(r"(?:model|bert)\.(bert|cls|classifier)\.")
 _HEADS = re.compile(
     r"(cls|vil_prediction|vil_prediction_gqa|vil_logit|vil_binary_prediction|vil_tri_prediction|vision_logit|linguisic_logit"
     r"|classifier|clfs_dict)\."
 )
-# Known, and without a parameter of their own: a buffer, BERT's pooler and its next-sentence head, other task heads.
+# Known names without a parameter here: a buffer, BERT's pooler and next-sentence head, other task heads.
 _NO_PLACE = re.compile(
     r"bert\.embeddings\.position_ids$|bert\.pooler\.|cls\.(seq_relationship|predictions\.decoder\.bias$)|classifier\.|clfs_dict\."
     r"|cls\.imagePredictions\.decoder_dict\."
@@ -39,8 +39,8 @@ _VOLTA_SUBLAYER = re.compile(
     r"bert\.encoder\.layer\.(\d+)\.(attention_self|attention_output|intermediate|output)\.(.+)"
 )
 
-# A sublayer of VOLTA holds the text's modules and, with `v_` before their names, the image's. Of each stream: what
-# those are in ours, by what the sublayer does there.
+# A sublayer of VOLTA holds the modules of the text and, with the prefix `v_`, those of the image. For each kind of
+# sublayer: our names of its modules in one stream.
 _SELF_ATTENTION = {
     "attention_self.query": "attention.self.query",
     "attention_self.key": "attention.self.key",
@@ -56,7 +56,7 @@ _FEED_FORWARD = {
 
 
 def _co_attention(side: int, stream: str) -> dict[str, str]:
-    """Return the names in a co-attention layer: side 1 is the image, 2 the text."""
+    """Return the names in a co-attention layer; side 1 is the image, 2 the text."""
     return {
         "attention_self.query": f"biattention.query{side}",
         "attention_self.key": f"biattention.key{side}",
@@ -68,7 +68,7 @@ def _co_attention(side: int, stream: str) -> dict[str, str]:
 
 
 def clean(name: str) -> str:
-    """Return a name without `module.`, with today's spelling of LayerNorms and the old one of weight norms."""
+    """Return a name without `module.`, with the current names of LayerNorms and the old ones of weight norms."""
     name = name.removeprefix("module.")
     for pattern, spelling in _SPELLINGS:
         name = pattern.sub(spelling, name)
@@ -76,7 +76,7 @@ def clean(name: str) -> str:
 
 
 def detect_layout(names: Iterable[str]) -> Layout:
-    """Return whose names these are."""
+    """Return the layout of these names."""
     cleaned = [clean(name) for name in names]
     if any(_VOLTA_SUBLAYER.match(with_prefix(name)) and ".attention_self." in name for name in cleaned):
         return "volta"
@@ -84,7 +84,7 @@ def detect_layout(names: Iterable[str]) -> Layout:
 
 
 def with_prefix(name: str) -> str:
-    """Return a name with `bert.` where it is of a backbone that was saved alone."""
+    """Add `bert.` to the name of a backbone parameter that was saved without heads."""
     return f"bert.{name}" if _BACKBONE.match(name) else name
 
 
@@ -94,23 +94,28 @@ def is_head(name: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    """Return whether a name of the reference's is of a head that some published model has."""
+    """Return whether a reference name belongs to a head of any published model."""
     return _HEADS.match(name) is not None
 
 
 def is_unread(name: str) -> bool:
-    """Return whether no computation reads a parameter of ours: the reference declares two layers it never calls."""
+    """Return whether a parameter is unused: the reference declares two layers that it never calls."""
     return re.search(r"\.biOutput\.q_dense[12]\.", name) is not None
 
 
 def to_ours(
     names: Iterable[str], layout: Layout, *, t_biattention_id: Sequence[int], v_biattention_id: Sequence[int]
 ) -> NameMap:
-    """Map the names in a file to ours; None for those that no parameter of ours stands for.
+    """Map the names in a file to ours, or to None if there is no such parameter.
 
-    The places of the co-attention layers say which sublayer of VOLTA is which; the other layouts do not need them.
-    Raises CheckpointError if two names mean the same parameter, or where VOLTA's sublayers are not those of this
-    model.
+    Args:
+        names: Names in the file.
+        layout: Their layout.
+        t_biattention_id: Text layers that follow the co-attention layers; used only to identify VOLTA's sublayers.
+        v_biattention_id: The same for visual layers.
+
+    Raises:
+        CheckpointError: Two names map to the same parameter, or VOLTA's sublayers do not match this model.
     """
     cleaned = {name: clean(name) for name in names}
     if layout == "mmf":
@@ -131,7 +136,7 @@ def to_ours(
 
 
 def inverse(mapped: Mapping[str, str | None]) -> dict[str, str]:
-    """Map our names back to a file's; raises CheckpointError if two of the file's mean one of ours."""
+    """Map our names back to those of a file. Raise CheckpointError if two names of the file map to the same one."""
     back: dict[str, str] = {}
     for theirs, ours in mapped.items():
         if ours is None:
@@ -145,10 +150,10 @@ def inverse(mapped: Mapping[str, str | None]) -> dict[str, str]:
 def volta_sublayers(
     names: Iterable[str], t_biattention_id: Sequence[int], v_biattention_id: Sequence[int]
 ) -> dict[tuple[int, str], dict[str, str]]:
-    """Return what the modules of VOLTA's sublayers are in ours: by number and stream ("" text, "v_" image).
+    """Return our names of the modules in VOLTA's sublayers, by number and stream ("" text, "v_" image).
 
-    VOLTA numbers sublayers through both streams. In each stream their order is that of our layers, with co-attention
-    layer k before layer `biattention_id[k]`, so counting those that a stream takes part in finds every layer.
+    VOLTA numbers sublayers across both streams. Within each stream they have the order of our layers, with co-attention
+    layer k before layer `biattention_id[k]`, so counting the sublayers of a stream identifies every layer.
     """
     parts = {match.groups() for name in names if (match := _VOLTA_SUBLAYER.match(name))}
     found: dict[tuple[int, str], dict[str, str]] = {}
@@ -170,7 +175,7 @@ def volta_sublayers(
 
 
 def _places(sublayers: int, ids: Sequence[int]) -> list[tuple[bool, int]]:
-    """Return for each sublayer of a stream whether it is a co-attention layer, and its number among ours."""
+    """Return for each sublayer of a stream whether it is a co-attention layer, and its index among our layers."""
     places: list[tuple[bool, int]] = []
     for layer in range(sublayers - len(ids)):
         places += [(True, connection) for connection, before in enumerate(ids) if before == layer]
@@ -179,7 +184,7 @@ def _places(sublayers: int, ids: Sequence[int]) -> list[tuple[bool, int]]:
 
 
 def _from_volta(name: str, sublayers: Mapping[tuple[int, str], Mapping[str, str]]) -> str:
-    """Return our name of a parameter of VOLTA's; what is in no sublayer of this model stays as it is."""
+    """Return our name of a VOLTA parameter. Names outside the sublayers of this model are unchanged."""
     name = name.replace("cls.imagePredictions.decoder_dict.0.", "cls.imagePredictions.decoder.")
     if (match := _VOLTA_SUBLAYER.match(name)) is None:
         return name
@@ -191,8 +196,8 @@ def _from_volta(name: str, sublayers: Mapping[tuple[int, str], Mapping[str, str]
 
 
 def inferred_settings(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return the settings that the shapes of parameters, under our names, say for certain: which heads, and sizes."""
-    shapes = {name: shape for name, shape in shapes.items() if len(shape)}  # a damaged one says nothing
+    """Return the settings that the shapes of parameters (by our names) determine: heads and sizes."""
+    shapes = {name: shape for name, shape in shapes.items() if len(shape)}  # ignore damaged ones
     settings: dict[str, Any] = {}
     beta, multitask = "vil_prediction.main.3.bias", "vil_prediction.logit_fc.3.bias"
     if beta in shapes or multitask in shapes:

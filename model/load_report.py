@@ -1,4 +1,4 @@
-"""What loading a checkpoint says of every parameter."""
+"""The report of loading a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 SHOWN = 8
-"""Names of many that a message lists."""
+"""Maximum number of names in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of every parameter of a model and every tensor of a checkpoint, by name."""
+    """The result for every parameter of a model and every tensor of a checkpoint, by name."""
 
     layout: str
-    """Whose names the checkpoint has."""
+    """Layout of the names in the checkpoint."""
     loaded: tuple[str, ...]
-    """Parameters of the model that have the checkpoint's values."""
+    """Parameters of the model that were loaded from the checkpoint."""
     missing: tuple[str, ...]
-    """Parameters of the model that the checkpoint lacks; they stay as they were."""
+    """Parameters of the model that are missing in the checkpoint; they are unchanged."""
     unread: tuple[str, ...] = ()
-    """Those it lacks that no computation reads, `biOutput.q_dense1` and `2`; they stay as they were."""
+    """Missing parameters that are unused, `biOutput.q_dense1` and `2`; they are unchanged."""
     unexpected: tuple[str, ...] = ()
     """Tensors of the checkpoint with names that no known layout has."""
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     """Heads skipped for their size: the parameter, its shape in the checkpoint, its shape in the model."""
     unused: tuple[str, ...] = ()
-    """Tensors of the checkpoint that are known, and that this model has no place for: other heads, BERT's pooler."""
+    """Known tensors of the checkpoint that this model does not have: other heads, BERT's pooler."""
     notes: tuple[str, ...] = ()
-    """Differences that do not keep the checkpoint from being loaded."""
+    """Differences that do not prevent loading."""
 
     def __str__(self) -> str:
-        """Return a few lines for a person."""
+        """Return the report as a few lines of text."""
         rows: list[tuple[str, Sequence[str]]] = [
-            ("missing, left as they were", self.missing),
+            ("missing, unchanged", self.missing),
             ("unexpected", self.unexpected),
-            ("skipped for their size", [f"{name} {shape(a)}, not {shape(b)}" for name, a, b in self.mismatched]),
-            ("without a place in this model", self.unused),
-            ("missing, and read by nothing", self.unread),
+            ("skipped because of their size", [f"{name} {shape(a)}, not {shape(b)}" for name, a, b in self.mismatched]),
+            ("unused by this model", self.unused),
+            ("missing, never used", self.unread),
         ]
         lines = [f"loaded {len(self.loaded):,} tensors ({self.layout} layout)"]
         lines += [f"  {len(names):,} {what}: {some(names)}" for what, names in rows if names]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def to_json(self) -> str:
-        """Return the report as one JSON object, its fields by their names."""
+        """Return the report as one JSON object with the fields as keys."""
         return json.dumps(asdict(self), indent=2)
 
 
 def shape(sizes: tuple[int, ...]) -> str:
-    """Write a shape as torch does."""
+    """Format a shape like torch."""
     return str(list(sizes))
 
 
 def some(names: Sequence[str]) -> str:
-    """Write the first of many names."""
+    """Format the first names of a list."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

@@ -1,13 +1,13 @@
-"""The pre-training losses, each a sum and the count that it is divided by.
+"""The pre-training losses, each as a sum and the count to divide it by.
 
-Means do not add: the mean over two shards of a batch is not the mean of their means where they hold different numbers
-of labels. Sums and counts do, so every loss here is a `LossSum`, and whoever joins shards, ranks or accumulated steps
-adds both before dividing once. It also makes the batch with nothing labelled harmless: a sum of 0, still attached to
-the graph, over a count of 0 (the reference divides by that 0).
+Means cannot be averaged: if two shards of a batch have different numbers of labels, the mean over both is not the mean
+of their means. Every loss here is therefore a `LossSum`: add the sums and counts of shards, ranks or accumulation
+steps, then divide once. A batch without labels has a sum of 0, still attached to the graph, and a count of 0 (the
+reference divides by that 0).
 
-Scores come at labelled positions only, in the row-major order of `labels != -1` or `image_label == 1`, as boolean
-indexing gives them. Half precision is raised to float32 before anything is multiplied or summed, autocast or not;
-float64 stays float64, so that float64 can check float32.
+Scores are given at labelled positions only, in the row-major order of `labels != -1` or `image_label == 1`, as boolean
+indexing returns them. Half precision is converted to float32 before multiplying or summing, with and without autocast;
+float64 is kept, so that float64 can check float32.
 
 Shapes: B pairs, R regions without the global one, G = B x R regions of the batch, N labelled words, M masked regions,
 V words of the vocabulary, C classes of regions, D features of a region, K negatives of a region.
@@ -30,34 +30,34 @@ SHARE_ACROSS_BATCH, SHARE_WITHIN_IMAGE = 0.7, 0.3
 
 
 class LossSum(NamedTuple):
-    """A loss as a sum over what is labelled and the number of terms in it: add both over shards, then take the mean."""
+    """A loss as a sum over labelled elements and their count: add both over shards, then take the mean."""
 
     sum: Tensor
-    """[] float32 (float64 where the scores were), always attached to the graph of the scores."""
+    """[] float32 (float64 for float64 scores), always attached to the graph of the scores."""
     count: Tensor  # type: ignore[assignment] # tuple.count is not used on a loss
-    """[] int64, a count of labels; 0 where nothing is labelled, and then the sum is 0 too."""
+    """[] int64, the number of labels; if it is 0, the sum is 0 too."""
 
     @property
     def mean(self) -> Tensor:
-        """The sum over the count, [], and 0 where nothing is labelled."""
+        """Return the sum divided by the count, [], or 0 if nothing is labelled."""
         return self.sum / self.count.clamp(min=1)
 
 
 def masked_word_loss(scores_NV: Tensor, labels_N: Tensor) -> LossSum:
-    """Return the cross-entropy of the masked words over the vocabulary; labels int64, -1 ignored wherever it stands."""
+    """Return the cross-entropy of the masked words over the vocabulary. Labels are int64; -1 is ignored."""
     return _cross_entropy(scores_NV, labels_N)
 
 
 def alignment_loss(scores_B2: Tensor, labels_B: Tensor) -> LossSum:
-    """Return the cross-entropy of "text and image match" (class 0) against "do not" (1); labels int64, -1 ignored."""
+    """Return the cross-entropy of "match" (class 0) and "no match" (class 1). Labels are int64; -1 is ignored."""
     return _cross_entropy(scores_B2, labels_B)
 
 
 def masked_region_kl(scores_MC: Tensor, targets_MC: Tensor) -> LossSum:
     """Return KL(target || softmax(scores)) summed over classes and masked regions; the count is M.
 
-    A class of target 0 adds nothing (0 log 0 = 0). It differs from soft cross-entropy by the targets' own entropy, a
-    constant. Raises ValueError if the shapes differ.
+    A class with target 0 contributes 0 (0 log 0 = 0). The loss differs from soft cross-entropy by the entropy of
+    the targets, a constant. Raises ValueError if the shapes differ.
     Source: ViLBERT (Lu et al., 2019), "Training Tasks and Objectives"; `visual_target 0` of the reference.
     """
     _require_same_shape(scores_MC, targets_MC, "classes")
@@ -67,9 +67,12 @@ def masked_region_kl(scores_MC: Tensor, targets_MC: Tensor) -> LossSum:
 
 
 def masked_region_regression(scores_MD: Tensor, targets_MD: Tensor) -> LossSum:
-    """Return the squared error of the masked regions' features; the count is M x D, every number of every region.
+    """Return the squared error of the masked regions' features; the count is M x D, the number of elements.
 
-    Raises ValueError if the shapes differ. Source: `visual_target 1` of facebookresearch/vilbert-multi-task.
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: `visual_target 1` of facebookresearch/vilbert-multi-task.
     """
     _require_same_shape(scores_MD, targets_MD, "features")
     scores = _at_least_float32(scores_MD)
@@ -80,10 +83,10 @@ def masked_region_regression(scores_MD: Tensor, targets_MD: Tensor) -> LossSum:
 def masked_region_nce(
     predicted_MD: Tensor, image_target_BRD: Tensor, image_label_BR: Tensor, negatives_MK: Tensor
 ) -> LossSum:
-    """Return the cross-entropy of picking each masked region's own features among its negatives; the count is M.
+    """Return the cross-entropy of identifying each masked region's features among its negatives; the count is M.
 
     A candidate's score is the dot product of its features with the prediction. `negatives_MK` (int64) indexes the
-    flattened [B * R] regions, see `nce_negatives`. Without negatives (K = 0) there is nothing to pick from: sum and
+    flattened [B * R] regions, see `nce_negatives`. Without negatives (K = 0), sum and
     count are 0.
     Raises ValueError if the number of masked regions differs between the arguments.
     Source: `visual_target 2` of facebookresearch/vilbert-multi-task.
@@ -96,9 +99,9 @@ def masked_region_nce(
         )
     predicted = _at_least_float32(predicted_MD)
     regions_GD = image_target_BRD.flatten(0, 1).to(predicted.dtype)
-    # Autocast would round this product to half precision, where close candidates tie.
+    # Autocast would round this product to half precision, in which close candidates have equal scores.
     with torch.autocast(predicted.device.type, enabled=False):
-        # Scoring every region and picking holds M x G numbers; picking features first would hold M x K x D.
+        # Scoring all regions and then gathering takes M x G values; gathering features first would take M x K x D.
         scores_MG = predicted @ regions_GD.T
     candidates_MK = torch.cat((own_M[:, None], negatives_MK.to(own_M.device)), dim=1)
     right = 0 if negatives_MK.shape[1] else IGNORED
@@ -106,20 +109,21 @@ def masked_region_nce(
 
 
 def has_negatives(image_label_BR: Tensor) -> bool:
-    """Return whether a masked region of the batch has another one to be told apart from; if not, NCE learns nothing."""
+    """Return whether a batch has other regions to use as negatives. Without any, NCE learns nothing."""
     return image_label_BR.numel() > 1
 
 
 def nce_negatives(image_label_BR: Tensor, num_negative: int, generator: torch.Generator) -> Tensor:
-    """Draw the regions that each masked region is told apart from: int64 [M, K], indices into the flattened [B * R].
+    """Draw the negatives of each masked region: int64 [M, K], indices into the flattened [B * R].
 
-    Of K = int(0.7 num_negative) + int(0.3 num_negative) draws, with replacement, the first kind takes an image uniform
-    over the other images and a region uniform over its R; the second a region uniform over the others of the same
-    image. Padded regions are drawn as any other. A lone image (B = 1, where the reference fails) draws all K within
-    itself, and images of one region draw all K from the other images. The only region of the only image has no other
-    (`has_negatives`): then K is 0. The generator's device makes the draws, and they are moved to the labels'.
+    There are K = int(0.7 num_negative) + int(0.3 num_negative) draws with replacement. The first kind draws an image
+    uniformly from the other images and a region uniformly from its R regions; the second kind draws uniformly from the
+    other regions of the same image. Padded regions are included. For B = 1 (where the reference fails) all K are drawn
+    within the image, and for R = 1 all K from the other images. If the batch has a single region (`has_negatives`), K
+    is 0. Values are drawn on the generator's device and moved to that of the labels.
 
-    Raises ValueError where num_negative is below 2.
+    Raises:
+        ValueError: `num_negative` is below 2.
     Source: facebookresearch/vilbert-multi-task, `BertForMultiModalPreTraining.forward`.
     """
     across, within = int(SHARE_ACROSS_BATCH * num_negative), int(SHARE_WITHIN_IMAGE * num_negative)
@@ -148,11 +152,14 @@ def apply_objective(
     *,
     drop_label_zero: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three labels, [B, T], [B, R] and [B], with -1 for what the objective does not learn from.
+    """Return the labels [B, T], [B, R] and [B] with -1 where the objective ignores them. The inputs are not modified.
 
-    0 learns from everything; 1 learns masked words and regions on matching pairs only; 2 learns no alignment (its
-    pairs should all match). Under 1 the reference also drops every masked word whose id is 0; `drop_label_zero` does
-    so too, for equal numbers. The given labels are not written to. Raises ValueError for any other objective.
+    Objective 0 uses all losses; 1 uses masked words and regions of matching pairs only; 2 uses no alignment loss (all
+    pairs should match). With objective 1 the reference also ignores masked words with id 0; `drop_label_zero` does the
+    same, to reproduce its values.
+
+    Raises:
+        ValueError: The objective is unknown.
     Source: `--objective` of facebookresearch/vilbert-multi-task.
     """
     if objective == 0:
@@ -172,8 +179,8 @@ def apply_objective(
 
 
 def _draw_others(own_M: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw [M, count] uniform over 0..size-1 but for one's own: among 0..size-2, one's own stands for the last."""
-    # Where size is 1 there is no other, and the caller asks for none: randint still wants a range that is not empty.
+    """Draw [M, count] uniformly from 0..size-1 except each row's own index, which is mapped to the last one."""
+    # If size is 1 the caller requests no draws, but randint still requires a non-empty range.
     drawn = torch.randint(max(size - 1, 1), (len(own_M), count), generator=generator, device=own_M.device)
     return drawn.masked_fill(drawn == own_M[:, None], size - 1)
 
@@ -192,7 +199,7 @@ def _count_of(like: Tensor, count: int) -> Tensor:
 
 
 def _require_same_shape(scores: Tensor, targets: Tensor, of_what: str) -> None:
-    # torch would broadcast them, and the loss would be of something else.
+    # torch would broadcast them, and the loss would be wrong.
     if scores.shape != targets.shape:
         raise ValueError(
             f"scores {list(scores.shape)} and targets {list(targets.shape)} differ: pass both at the masked regions, "

@@ -1,7 +1,7 @@
-"""Texts and images encoded apart, as far as neither has a say in the other, and what becomes of the pairs they form.
+"""Encode texts and images separately up to the first layer that needs both streams, then encode pairs.
 
-Who scores every text against every image runs the first part once a text and once an image, keeps the states, and runs
-`pooled_pairs` alone for each pair. The numbers are those of `ViLBertModel.forward`.
+To score every text against every image, run the first part once per text and once per image, keep the states, and run
+only `pooled_pairs` for each pair. The results equal those of `ViLBertModel.forward`.
 
 Shapes: B texts, C images, T words, R regions, H and V the widths of the streams, A that of pooled vectors.
 """
@@ -25,9 +25,10 @@ def text_alone(
     attention_mask: Tensor | None = None,
     task_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Encode texts [B, T] as far as no image has a say; the arguments are those of `ViLBertModel.forward`.
+    """Encode texts [B, T] up to the first layer that needs an image. Takes the arguments of `ViLBertModel.forward`.
 
-    Returns their states [B, T, H] and their mask, both with the task's token where there is one, for `Streams`.
+    Returns:
+        States [B, T, H] and mask for `Streams`, including the task token if the model has one.
     """
     check_text(input_ids, task_ids, longest=model.longest_text, task_tokens=model.config.task_specific_tokens)
     mask = attention_mask if task_ids is None else with_task_token(attention_mask)
@@ -38,16 +39,16 @@ def text_alone(
 def image_alone(
     model: ViLBertModel, image_feat: Tensor, image_loc: Tensor, image_attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Encode images [C, R, features] as far as no text has a say, for `Streams`; [C, R, V]."""
+    """Encode images [C, R, features] up to the first layer that needs a text; return states [C, R, V] for `Streams`."""
     check_image(image_feat, image_loc, features=model.config.v_feature_size)
     states = model.v_embeddings(image_feat, image_loc)
     return model.encoder.alone("image", states, image_attention_mask, eager=_eager(model))
 
 
 def pooled_pairs(model: ViLBertModel, streams: Streams, *, pairing: Pairing) -> tuple[Tensor, Tensor]:
-    """Return pooled_text and pooled_image, [rows, A], of what `text_alone` and `image_alone` returned.
+    """Return pooled_text and pooled_image, [rows, A], from the results of `text_alone` and `image_alone`.
 
-    The last layer of each stream computes nothing but the position that is pooled.
+    The last layer of each stream computes only the pooled position.
     """
     paired = pair(streams, pairing)
     kept = Kept(text=_first_positions(paired.text), image=_first_positions(paired.image))

@@ -1,6 +1,6 @@
-"""What the models return. B batch, T words (one more with a task token), R regions, M labelled positions.
+"""Outputs of the models. B batch, T words (one more with a task token), R regions, M labelled positions.
 
-States and maps are None if they were not asked for. `text_hidden_states` are the embeddings and the states after
+States and maps are None unless requested. `text_hidden_states` are the embeddings and the states after
 every text layer and co-attention layer, `image_hidden_states` likewise; `text_attentions` [B, heads, T, T] and
 `image_attentions` [B, heads, R, R] are of each layer of a stream, `co_attentions` of each co-attention layer the pair
 (words looking at regions [B, heads, T, R], regions looking at words [B, heads, R, T]). Maps are taken after dropout.
@@ -37,11 +37,12 @@ class ViLBertModelOutput(ModelOutput):
 
 @dataclass
 class ViLBertForPreTrainingOutput(ModelOutput):
-    """Losses for what labels were given for, and scores for the rest.
+    """Losses of the heads with labels, and scores of the other heads.
 
-    loss: () the sum of the mean losses. masked_lm, masked_image, alignment: each a sum and a count, to be added up over
-    ranks and accumulation steps before dividing. text_scores [B, T, vocabulary] and image_scores [B, R, v_target_size]
-    are None if their labels were given: only labelled positions are projected then. alignment_scores [B, 2].
+    `loss` () is the sum of the mean losses. `masked_lm`, `masked_image` and `alignment` are sums and counts, to be
+    added over ranks and accumulation steps before dividing. `text_scores` [B, T, vocabulary] and `image_scores`
+    [B, R, v_target_size] are None if their labels were given, because only labelled positions are then projected.
+    `alignment_scores` is [B, 2].
     """
 
     loss: Tensor | None = None
@@ -60,7 +61,7 @@ class ViLBertForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class ViLBertForTasksOutput(ModelOutput):
-    """The outputs of the heads that were asked for, under the published names; see `ViLBertForTasks`."""
+    """The outputs of the requested heads, with their published names; see `ViLBertForTasks`."""
 
     vil_prediction: Tensor | None = None
     vil_prediction_gqa: Tensor | None = None
@@ -82,5 +83,5 @@ KEPT = ("text_hidden_states", "image_hidden_states", "text_attentions", "image_a
 
 
 def kept_of(encoded: ViLBertModelOutput) -> dict[str, Any]:
-    """Return the fields of states and maps, for the output of a model with heads to hand on."""
+    """Return the fields of states and maps, to copy them to the output of a model with heads."""
     return {name: getattr(encoded, name) for name in KEPT}

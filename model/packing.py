@@ -1,4 +1,4 @@
-"""Compute only the positions that are needed, and leave padding out of everything but attention.
+"""Compute only the positions that are needed, and skip padding everywhere except in attention.
 
 A batch of captions is mostly padding, because the longest caption sets its width, and pre-training uses the last states
 of masked positions only. So states are stored as one row per needed position, [W, H], and scattered to [B, L, H] for
@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Which positions of a stream are kept."""
+    """The positions of a stream that are kept."""
 
     places: Tensor
-    """[W] int64, indices into the flattened [B x L]. A position that nothing reads may occur several times; after
-    `unpack` it holds one of its rows."""
+    """[W] int64, indices into the flattened [B x L]. An unused position may occur several times; after `unpack` it
+    holds one of its rows."""
     batch: int
     """B."""
     length: int
@@ -45,10 +45,10 @@ class Packing:
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Which positions of both streams a pre-training batch computes and uses, found on the CPU by `positions_of`.
+    """The positions of both streams that a pre-training batch computes and uses, found on the CPU by `positions_of`.
 
-    Finding them on a GPU would synchronise it. All are int64 indices into flattened [B x L]. Each list may end with
-    positions whose states have no effect, such as words without a label, so that few lengths occur.
+    Finding them on a GPU would synchronise it. All are int64 indices into flattened [B x L]. Each list may be padded
+    with positions without effect, such as words without a label, to limit the number of different lengths.
     """
 
     words: Tensor
@@ -86,14 +86,14 @@ def positions_of(
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPacking:
-    """Which positions of one stream are computed, and which last states are returned; None for all."""
+    """The positions of a stream to compute, and those whose last states are returned; None for all."""
 
     computed: Packing | None
     last: Packing | None
 
 
 def stream_packing(wanted_BL: Tensor | None, mask_BL: Tensor | None) -> StreamPacking:
-    """Return the packing of a stream whose last states are used where wanted_BL is true; None for all.
+    """Return the packing of a stream whose last states are used at the true positions of wanted_BL (None: all).
 
     On a GPU this synchronises; `stream_packing_at` does not.
     """
@@ -134,7 +134,7 @@ def wanted_positions(wanted_BL: Tensor) -> Packing:
 
 
 def computed_positions(wanted_BL: Tensor | None, mask_BL: Tensor | None) -> Packing | None:
-    """Keep the positions that the wanted states depend on: themselves, the first, and those the mask shows.
+    """Keep the positions that the wanted states depend on: themselves, the first, and those that are not masked.
 
     A row whose mask hides everything is kept in full, because its attention falls back to all positions. Returns None
     if nothing can be left out: all states are wanted (wanted_BL is None), mask_BL is None, or the mask has a row per

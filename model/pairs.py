@@ -1,6 +1,7 @@
-"""Which texts meet which images: row by row, one text and many images, or every text and every image of a batch.
+"""Pair texts with images: row by row, one text with many images, or every text with every image of a batch.
 
-The text layers before the first co-attention see no image, so they run once a text; only then are rows repeated.
+The text layers before the first co-attention do not depend on the image, so they run once per text before rows are
+repeated.
 Shapes: B texts, C images, T words, R regions.
 """
 
@@ -18,24 +19,24 @@ Pairing = Literal["rows", "one_text", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """The states of both streams and their masks of 1 (see) and 0 (hide), or None if nothing is masked."""
+    """The states of both streams, and their masks: 1 (attend) and 0 (masked), or None if nothing is masked."""
 
     text: Tensor
-    """[B, T, H], or [W, H] where packed."""
+    """[B, T, H], or [W, H] if packed."""
     image: Tensor
-    """[C, R, V], or [W, V] where packed."""
+    """[C, R, V], or [W, V] if packed."""
     text_mask: Tensor | None
     """[B, T] or [B, T, T]."""
     image_mask: Tensor | None
     """[C, R] or [C, R, R]."""
     text_packing: Packing | None = None
-    """Which words the text holds, where it leaves padding out."""
+    """Packing of the words, if padding is skipped."""
     image_packing: Packing | None = None
-    """Which regions the image holds, where it leaves padding out."""
+    """Packing of the regions, if padding is skipped."""
 
 
 def one_text_many_images(streams: Streams) -> Streams:
-    """Repeat the one text for each of C images (the reference's fast mode of retrieval)."""
+    """Repeat one text for each of C images (the fast retrieval mode of the reference)."""
     images = len(streams.image)
     if len(streams.text) != 1:
         raise ValueError(f"pairing 'one_text' takes one text for {images} images, not {len(streams.text)}")
@@ -64,7 +65,7 @@ def all_pairs(streams: Streams) -> Streams:
 
 
 def pair(streams: Streams, pairing: Pairing) -> Streams:
-    """Return the streams with as many texts as images; raises ValueError if the pairing cannot make them so."""
+    """Return the streams with equal numbers of texts and images. Raise ValueError if that is impossible."""
     if pairing == "one_text":
         return one_text_many_images(streams)
     if pairing == "all":

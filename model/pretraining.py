@@ -1,4 +1,4 @@
-"""From encoded words and regions to what pre-training returns: losses of what has labels, scores of what has none.
+"""Compute the pre-training outputs from encoded words and regions: losses of heads with labels, scores of others.
 
 Shapes: B batch, T words, R regions with the global one at 0, A the width of the fused vector, C outputs for a region.
 """
@@ -26,12 +26,12 @@ from vilbert.model.packing import Positions
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is to be learnt from a batch; None if nothing of a kind is."""
+    """The labels of a batch; None for heads without labels."""
 
     masked_lm: Tensor | None
-    """[B, T] the word piece behind each mask, -1 elsewhere."""
+    """[B, T] the original word piece at masked positions, -1 elsewhere."""
     image: Tensor | None
-    """[B, R - 1] 1 where a region is masked."""
+    """[B, R - 1], 1 for masked regions."""
     image_target: Tensor | None
     """[B, R - 1, C] class probabilities or features."""
     alignment: Tensor | None
@@ -40,12 +40,12 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionTarget:
-    """What masked regions are to give."""
+    """The target of masked regions."""
 
     kind: int
     """0 the detector's classes (KL), 1 features (squared error), 2 features (NCE): the setting `visual_target`."""
     num_negative: int
-    """Negatives of a masked region where kind is 2."""
+    """Number of negatives per masked region if kind is 2."""
     generator: torch.Generator | None
     """Draws the negatives."""
 
@@ -69,9 +69,9 @@ def losses_and_scores(
     target: RegionTarget,
     positions: Positions | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of `ViLBertForPreTrainingOutput`; only labelled positions are projected where labels are.
+    """Return the fields of `ViLBertForPreTrainingOutput`. For heads with labels, only labelled positions are projected.
 
-    positions: where labels are, if that was found before.
+    `positions` are the positions of the labels, if they were computed in advance.
     """
     losses: dict[str, LossSum] = {}
     scores: dict[str, Tensor] = {}
@@ -95,16 +95,16 @@ def losses_and_scores(
 
 
 def rows_at(values: Tensor, where: Tensor) -> Tensor:
-    """Return the rows of values [B, L, ...] that `where` names: a mask [B, L], or int64 indices into [B x L]."""
+    """Return the rows of values [B, L, ...] selected by a mask [B, L] or by int64 indices into [B x L]."""
     return values[where] if where.dtype == torch.bool else values.flatten(0, 1).index_select(0, where)
 
 
 def masked_image_loss(
     predicted_MC: Tensor, label_BR: Tensor, target_BRC: Tensor, target: RegionTarget, masked: Tensor | None = None
 ) -> LossSum:
-    """Return the loss of what is predicted for masked regions, in the order of `label_BR == 1`.
+    """Return the loss of the predictions for masked regions, in the order of `label_BR == 1`.
 
-    masked: where that is, as `rows_at` takes it; indices of regions that are not masked do not count.
+    `masked` selects the masked regions, see `rows_at`; indices of regions that are not masked are ignored.
     """
     masked = label_BR == 1 if masked is None else masked
     if target.kind in (0, 1):

@@ -1,14 +1,14 @@
 """The paper's single-stream baseline: one BERT over the words followed by the regions (`basebert.py` of vilbert_beta).
 
-Interface and outputs are the two-stream model's, so that one trainer and one evaluation serve both. What differs:
+Interface and outputs are those of the two-stream model, so that both use the same training and evaluation. Differences:
 
 - one stream: `text_output` is its first T positions, `image_output` its last R, both `hidden_size` wide;
 - one pooled vector, tanh of a dense layer on [CLS]: `pooled_text` holds it, `pooled_image` is None, nothing is fused;
-- one attention map a layer, returned as its four blocks: words at words, regions at regions and, as `co_attentions`,
-  words at regions and regions at words. It is the row of text and co blocks together that sums to 1.
+- one attention map per layer, returned as four blocks: words to words, regions to regions and, as `co_attentions`,
+  words to regions and regions to words. The rows of a text block and its co-attention block together sum to 1.
 
-Parameter names are the published ones. Its pre-training, which could not run as published, is corrected; position 0 and
-token type 0 learn, which there got no gradient.
+Parameter names are the published ones. The published pre-training code, which could not run, is corrected; position 0
+and token type 0, which received no gradient there, are trained.
 
 Shapes: B batch, T words, R regions with the global one at 0, L = T + R, H width.
 """
@@ -37,11 +37,11 @@ from vilbert.model.single_stream_config import SingleStreamConfig
 from vilbert.model.tasks import PRETRAINING_SCORES, TASK_HEADS, lower_masked_regions, require_heads
 from vilbert.model.vilbert import ViLBertPreTrainedModel, WithWordHead
 
-HEADS = TASK_HEADS["beta"]  # the baseline has those of the repository it comes from
+HEADS = TASK_HEADS["beta"]  # the heads of the repository that the baseline comes from
 
 
 class TypedImageEmbeddings(ImageEmbeddings):
-    """Embed regions with the type that tells them from words."""
+    """Embed regions with a token type that distinguishes them from words."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__(config)
@@ -73,7 +73,7 @@ class TanhPooler(nn.Module):
 
 
 class SingleStreamHeads(nn.Module):
-    """Masked words, masked regions, alignment; the last without dropout, as published."""
+    """Masked words, masked regions, and alignment (without dropout, as published)."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__()
@@ -87,10 +87,10 @@ class SingleStreamHeads(nn.Module):
 
 
 def joint_mask(streams: Streams) -> Tensor | None:
-    """Return the mask [B, L] or [B, L, L] of words and regions in one row; None if nothing is masked.
+    """Return the joint mask [B, L] or [B, L, L] of words followed by regions, or None if nothing is masked.
 
-    Where words (or regions) see different things, the other side sees of them what all of them see, as between two
-    streams: no later word reaches an earlier one by way of the regions.
+    If the mask differs between words (or regions), the other side attends to the positions that all of them attend to,
+    as between two streams: no information flows from a later word to an earlier one through the regions.
     """
     text, image = streams.text_mask, streams.image_mask
     if text is None and image is None:
@@ -104,7 +104,7 @@ def joint_mask(streams: Streams) -> Tensor | None:
 
 
 def _rows(own: Tensor, other: Tensor, length: int) -> Tensor:
-    """Return what each position of one side sees, [B, length, L]: first of its own side, then of the other."""
+    """Return the mask rows [B, length, L] of one side: its own positions first, then those of the other side."""
     own = own if own.dim() == 3 else own[:, None].expand(-1, length, -1)
     seen = seen_by_all(other)
     assert seen is not None
@@ -143,8 +143,10 @@ class SingleStreamModel(ViLBertPreTrainedModel):
     ) -> ViLBertModelOutput:
         """Encode texts and images; the arguments are those of `ViLBertModel`, without task tokens.
 
-        Rows are paired before the first layer, so that pairs share no work. Raises ValueError if the inputs do not
-        fit the model or one another, and where task_ids are given.
+        Rows are paired before the first layer, so that pairs share no computation.
+
+        Raises:
+            ValueError: The inputs do not match the model or each other, or task_ids are given.
         """
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = self.config.output_attentions if output_attentions is None else output_attentions
@@ -182,7 +184,7 @@ class SingleStreamModel(ViLBertPreTrainedModel):
         )
 
     def _encode(self, streams: Streams, *, eager: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the embeddings and the states [B, L, H] after each layer, and where eager the maps [B, N, L, L]."""
+        """Return the embeddings, the states [B, L, H] after each layer and, if eager, the maps [B, N, L, L]."""
         states = [torch.cat([streams.text, streams.image], dim=1)]
         maps: list[Tensor] = []
         mask = scores_mask(joint_mask(streams), states[0].dtype)
@@ -222,7 +224,7 @@ class SingleStreamForPreTraining(WithWordHead):
         generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> ViLBertForPreTrainingOutput:
-        """Return the losses of what has labels and the scores of what has none, as `ViLBertForPreTraining` does."""
+        """Return the losses of heads with labels and the scores of the others, as `ViLBertForPreTraining` does."""
         check_labels(
             input_ids if input_ids is not None else kwargs.get("inputs_embeds"),
             image_feat,
@@ -255,7 +257,7 @@ class SingleStreamForPreTraining(WithWordHead):
 
 
 class SingleStreamForTasks(WithWordHead):
-    """The baseline with its task heads, and the pre-training heads its files carry."""
+    """The baseline with its task heads, and the pre-training heads that its files contain."""
 
     config: SingleStreamConfig  # type: ignore[assignment] # the base class needs of it only what both have
     config_class = SingleStreamConfig  # type: ignore[assignment] # likewise
@@ -285,7 +287,7 @@ class SingleStreamForTasks(WithWordHead):
         heads: Collection[str] | None = None,
         **kwargs: Any,
     ) -> ViLBertForTasksOutput:
-        """Return the outputs of the heads that were asked for, as `ViLBertForTasks` does with the heads of "beta"."""
+        """Return the outputs of the requested heads, as `ViLBertForTasks` does with the heads of "beta"."""
         chosen = HEADS if heads is None else heads
         require_heads(chosen, (*HEADS, *PRETRAINING_SCORES))
         encoded: ViLBertModelOutput = self.bert(

@@ -1,4 +1,4 @@
-"""ViLBERT with the heads of downstream tasks, those of either published repository.
+"""ViLBERT with the heads of downstream tasks of either published repository.
 
 Shapes: B batch, T words, R regions with the global one at 0, A the width of the fused vector.
 """
@@ -34,7 +34,7 @@ TASK_HEADS = {
 
 
 def lower_masked_regions(logits_BR1: Tensor, image_mask: Tensor | None) -> Tensor:
-    """Lower the logits of masked regions by 10000; the mask, [C, R] or [C, R, R], is one image's or repeats in B."""
+    """Lower the logits of masked regions by 10000. The mask, [C, R] or [C, R, R], is repeated to B rows."""
     seen = seen_by_all(image_mask)
     if seen is None:
         return logits_BR1
@@ -43,14 +43,14 @@ def lower_masked_regions(logits_BR1: Tensor, image_mask: Tensor | None) -> Tenso
 
 
 def require_heads(names: Collection[str], there: Collection[str]) -> None:
-    """Raise ValueError naming the heads that are not there."""
+    """Raise ValueError if any of the heads do not exist."""
     unknown = sorted(set(names) - set(there))
     if unknown:
         raise ValueError(f"no head {', '.join(unknown)}; the heads are {', '.join(there)}")
 
 
 class ViLBertForTasks(WithWordHead):
-    """ViLBERT with the task heads of either repository (`task_heads`), and the pre-training heads their files carry."""
+    """ViLBERT with the task heads of either repository (`task_heads`), and the pre-training heads of their files."""
 
     def __init__(self, config: ViLBertConfig) -> None:
         super().__init__(config)
@@ -95,13 +95,20 @@ class ViLBertForTasks(WithWordHead):
         heads: Collection[str] | None = None,
         **kwargs: Any,
     ) -> ViLBertForTasksOutput:
-        """Return the outputs of the heads that were asked for; the other arguments are those of `ViLBertModel`.
+        """Return the outputs of the requested heads. The other arguments are those of `ViLBertModel`.
 
-        heads: by default all task heads, without `vision_prediction` and `linguisic_prediction`, the costly
-        pre-training scores. vil_prediction [B, num_answers], vil_prediction_gqa [B, num_gqa_answers], vil_logit [B, 1],
-        vil_tri_prediction [B, 3], vil_binary_prediction [B, 2] of the alignment head (beta) or [B / 2, 2] of rows
-        2i and 2i + 1 (multitask; not with an odd batch), vision_logit [B, R, 1] with masked regions at -10000 more,
-        linguisic_logit [B, T, 1]. Raises ValueError naming a head there is not.
+        Args:
+            heads: Names of the heads to run. The default is all task heads, without the expensive pre-training scores
+                `vision_prediction` and `linguisic_prediction`.
+
+        Returns:
+            vil_prediction [B, num_answers], vil_prediction_gqa [B, num_gqa_answers], vil_logit [B, 1],
+            vil_tri_prediction [B, 3], vil_binary_prediction [B, 2] of the alignment head (beta) or [B / 2, 2] of rows
+            2i and 2i + 1 (multitask; not with an odd batch size), vision_logit [B, R, 1] with 10000 subtracted for
+            masked regions, linguisic_logit [B, T, 1].
+
+        Raises:
+            ValueError: A head does not exist.
         """
         encoded: ViLBertModelOutput = self.bert(
             input_ids,
@@ -135,7 +142,7 @@ class ViLBertForTasks(WithWordHead):
             return lower_masked_regions(self.vision_logit(self.dropout(image)), image_mask)
         if name == "vil_binary_prediction":
             if self.config.task_heads == "beta":
-                return self.cls.alignment(both_BA)  # with a dropout of its own, as in pre-training
+                return self.cls.alignment(both_BA)  # applies its own dropout, as in pre-training
             return self.vil_binary_prediction(fused_BA.view(-1, 2 * fused_BA.shape[-1]))
         head: nn.Module = getattr(self, name)
         return head(fused_BA)

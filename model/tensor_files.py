@@ -1,4 +1,4 @@
-"""Tensors out of a file of torch, with an error that names the file."""
+"""Read the tensors of a torch file, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from vilbert.untrusted.torch_files import read_torch_file as read_untrusted
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be read, or that does not fit the model; says what, where and what to do."""
+    """A checkpoint that cannot be read or does not match the model. The message says what, where and what to do."""
 
 
 def read_torch_file(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, tensors on the CPU; objects that are not plain data are placeholders.
+    """Return the content of a file of `torch.save`, with tensors on the CPU and placeholders for other objects.
 
-    Raises CheckpointError if the file is damaged or none of torch's, OSError if it cannot be opened.
+    Raises:
+        CheckpointError: The file is damaged or not a torch file.
+        OSError: The file cannot be opened.
     """
     try:
         with path.open("rb") as file:

@@ -1,9 +1,9 @@
-"""Start the text stream from a BERT or RoBERTa of transformers, as ViLBERT's pre-training does.
+"""Initialise the text stream from a BERT or RoBERTa of transformers, as ViLBERT's pre-training does.
 
     config = ViLBertConfig(**text_settings("bert-base-uncased"))
     report = load_text_stream(ViLBertForPreTraining(config), "bert-base-uncased")
 
-Embeddings, text layers and the masked-word head get values; the visual stream and the co-attention stay as they are.
+Embeddings, text layers and the masked-word head are loaded; the visual stream and co-attention are unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vilbert.model.layouts import clean, inverse
 from vilbert.model.tensor_files import CheckpointError
 from vilbert.untrusted.documents import read_json
 
-# Settings of transformers' BERT and RoBERTa that ours share by name, and their defaults there.
+# Settings of BERT and RoBERTa in transformers with the same names as ours, and their defaults.
 _SIZES = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 512,
@@ -44,7 +44,7 @@ _POSITION_IDS = "bert.embeddings.position_ids"  # a buffer of older versions
 
 
 def fetch_file(source: str | os.PathLike[str], name: str) -> Path | None:
-    """Return a file of a folder, or of a model on the hub; None if that has no such file."""
+    """Return a file of a folder or of a model on the Hub, or None if it has no such file."""
     if Path(source).is_dir():
         path = Path(source) / name
         return path if path.is_file() else None
@@ -63,10 +63,13 @@ def fetch_file(source: str | os.PathLike[str], name: str) -> Path | None:
 
 
 def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the settings of `ViLBertConfig` that make its text stream the shape of a BERT's or RoBERTa's.
+    """Return the settings of `ViLBertConfig` for a text stream with the sizes of a BERT or RoBERTa.
 
-    source: a folder, or a hub name. Where there are other than 12 text layers, say also where co-attention is
-    (`t_biattention_id`). Raises CheckpointError if it is neither model.
+    Args:
+        source: A folder, or a model name on the Hub. If it does not have 12 text layers, also set `t_biattention_id`.
+
+    Raises:
+        CheckpointError: The model is neither a BERT nor a RoBERTa.
     """
     path = fetch_file(source, "config.json")
     if path is None:
@@ -88,7 +91,7 @@ def text_settings(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def text_names(names: Iterable[str]) -> dict[str, str | None]:
-    """Map the names in a file of BERT or RoBERTa, bare or with heads, to ours; None for what has no place."""
+    """Map the names in a file of BERT or RoBERTa, with or without heads, to ours, or to None if unused."""
     mapped: dict[str, str | None] = {}
     for name in names:
         ours = clean(name)
@@ -112,9 +115,17 @@ def _differences(config: Any, theirs: Mapping[str, Any]) -> list[str]:
 def load_text_stream(model: PreTrainedModel, source: str | os.PathLike[str]) -> LoadReport:
     """Load the text stream of a ViLBERT from a BERT or RoBERTa of transformers, in place.
 
-    source: a folder with config.json and model.safetensors or pytorch_model.bin, or a hub name. With co-attention off,
-    the text states are then those of `BertModel` or `RobertaModel`. Raises CheckpointError naming every setting that
-    differs in a way that changes shapes or positions; another layer_norm_eps is noted in the report.
+    With co-attention disabled, the text states then equal those of `BertModel` or `RobertaModel`.
+
+    Args:
+        model: The ViLBERT.
+        source: A folder with config.json and model.safetensors or pytorch_model.bin, or a model name on the Hub.
+
+    Returns:
+        A report. A different layer_norm_eps is listed in its notes.
+
+    Raises:
+        CheckpointError: Settings that affect shapes or positions differ. The message names them.
     """
     theirs = text_settings(source)
     eps = theirs.pop("layer_norm_eps")
@@ -124,7 +135,7 @@ def load_text_stream(model: PreTrainedModel, source: str | os.PathLike[str]) -> 
             "ViLBertConfig(**text_settings(source), ...)"
         )
     path = next((found for name in _FILES if (found := fetch_file(source, name)) is not None), None)
-    # In a folder the weights may be in several files, which the reader of folders puts together.
+    # A folder may have several weights files, which `read_state_dict` merges.
     state = read_state_dict(source if path is None and Path(source).is_dir() else path or _absent(source))
     names = text_names(state)
     tensors = {ours: state[name] for name, ours in names.items() if ours is not None}

@@ -1,7 +1,7 @@
-"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, bare and with its pre-training heads (tasks:
+"""ViLBERT (Lu et al., NeurIPS 2019): the two-stream model, without heads and with its pre-training heads (tasks:
 `vilbert.model.tasks`).
 
-Parameter names and numbers are those of the published code: jiasenlu/vilbert_beta, facebookresearch/vilbert-multi-task.
+Parameter names and results are those of the published code: jiasenlu/vilbert_beta, facebookresearch/vilbert-multi-task.
 
 Shapes: B batch, T words, R regions with the global one at 0, F features of a region.
 """
@@ -77,7 +77,7 @@ class ViLBertPreTrainedModel(PreTrainedModel):
 
 
 def with_task_token(mask: Tensor | None) -> Tensor | None:
-    """Insert a task token that all words attend to behind [CLS] into a mask [B, T] or [B, T, T]."""
+    """Insert a task token, to which all words attend, after [CLS] into a mask [B, T] or [B, T, T]."""
     if mask is None:
         return None
     mask = torch.cat([torch.ones_like(mask[..., :1]), mask], dim=-1)
@@ -85,7 +85,7 @@ def with_task_token(mask: Tensor | None) -> Tensor | None:
 
 
 def _with_task_label(labels_BT: Tensor) -> Tensor:
-    """Insert the label of a task token, -1, behind [CLS] into the labels of masked words."""
+    """Insert the label of a task token, -1, after [CLS] into the labels of masked words."""
     return torch.cat([labels_BT[:, :1], torch.full_like(labels_BT[:, :1], -1), labels_BT[:, 1:]], dim=1)
 
 
@@ -105,8 +105,8 @@ class ViLBertModel(ViLBertPreTrainedModel):
     def freeze_layers(self) -> None:
         """Freeze the first `fixed_t_layer` text and `fixed_v_layer` visual layers, and the embeddings below them.
 
-        They run without gradients and are left out of the optimizer and DDP. The word embeddings stay trainable: the
-        decoder of masked words is tied to them.
+        They run without gradients and are excluded from the optimizer and DDP. The word embeddings stay trainable
+        because the decoder of masked words is tied to them.
         """
         embeddings: list[tuple[int, nn.Module]] = [
             (self.config.fixed_t_layer, self.embeddings),
@@ -219,7 +219,7 @@ class ViLBertModel(ViLBertPreTrainedModel):
 
     @property
     def longest_text(self) -> int:
-        """Maximum number of word pieces. RoBERTa's positions start behind the padding token's."""
+        """Maximum number of word pieces. RoBERTa's positions start after that of the padding token."""
         positions = self.config.max_position_embeddings
         return positions - self.embeddings.pad_token_id - 1 if self.embeddings.roberta_positions else positions
 

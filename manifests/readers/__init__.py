@@ -1,1 +1,1 @@
-"""Readers of published lists of images: one module per format, and modules that they share."""
+"""Readers of published lists of images: one module for each format, and shared modules."""

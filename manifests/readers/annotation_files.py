@@ -13,14 +13,14 @@ from vilbert.manifests.regular_file import open_regular
 
 SUFFIXES = {".txt": "YOLO", ".xml": "Pascal VOC"}
 NOT_OF_IMAGES = ("classes.txt", "labels.txt", "names.txt", "obj.names", "predefined_classes.txt", "README.txt")
-"""Other files that labelling tools write beside YOLO's annotations."""
+"""Files that labelling tools write next to YOLO annotations."""
 
 
 def annotation_suffix(folder: Path) -> str:
     """Return the suffix of a folder's annotation files, ".txt" or ".xml".
 
     Raises:
-        ManifestError: The folder has none, or both.
+        ManifestError: The folder has neither kind of file, or both.
     """
     found = sorted({path.suffix for path, _ in annotation_files(folder, *SUFFIXES)})
     if len(found) != 1:
@@ -49,8 +49,8 @@ def read_annotation(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of an annotation file.
 
     Raises:
-        OSError: It is not a regular file, or cannot be read.
-        ValueError: It is larger than `max_bytes`.
+        OSError: The file is not a regular file, or cannot be read.
+        ValueError: The file is larger than `max_bytes`.
     """
     with open(path, "rb", opener=open_regular) as file:
         data = file.read(max_bytes + 1)

@@ -1,8 +1,8 @@
-"""Captions in files beside the images of a folder: `a.txt`, `a.caption` or `a.json` of `a.jpg` (or `a.jpg.txt`).
+"""Caption files next to the images of a folder: `a.txt`, `a.caption` or `a.json` for `a.jpg` (or `a.jpg.txt`).
 
-A text file has one caption per line. A JSON file contains an object with a column of captions, as img2dataset writes
-it, and is read if no text file exists. Only at the end of a folder is it known whether the folder has captions at all,
-so images without captions are counted then.
+A text file holds one caption per line. A JSON file holds an object with a captions column, as img2dataset writes it,
+and is read only if there is no text file. Images without captions are counted at the end, when it is known whether the
+folder has captions at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class CaptionFiles:
     def read(self, folder: str, names: Collection[str], images: Collection[str]) -> Iterator[tuple[str, ...]]:
         """Yield the captions of each image of a folder.
 
-        names: all files of the folder. images: those that are images.
+        Args:
+            folder: Path of the folder.
+            names: Names of all files in the folder.
+            images: Names of the image files.
         """
         files = {(os.path.splitext(name)[0], suffix): name for name in names if (suffix := _suffix(name))}
         used = set()
@@ -59,13 +62,13 @@ class CaptionFiles:
                 self._files.add(os.path.join(folder, name))
 
     def finish(self) -> None:
-        """Count images without captions and caption files without image; if no image has captions, other files."""
+        """Count images without captions, and caption files without an image (or other files, if no image has any)."""
         self._files.count(self._report, "caption-file-without-image" if self._found else "other-file")
         if self._found:
             self._images.count(self._report, "no-caption")
 
     def _read_file(self, path: str) -> tuple[str, ...] | None:
-        """Return the captions in a file; None if it is not a caption file."""
+        """Return the captions in a file, or None if it is not a caption file."""
         try:
             with open(path, "rb", opener=open_regular) as file:
                 data = file.read(MAX_BYTES + 1)
@@ -88,7 +91,7 @@ class CaptionFiles:
 
 
 def is_caption_file(name: str) -> bool:
-    """Return whether a file name has the suffix of a caption file."""
+    """Return whether a file's name has the suffix of a caption file."""
     return bool(_suffix(name))
 
 
@@ -106,7 +109,7 @@ def _from_text(data: bytes) -> list[str]:
 
 
 class _Deferred:
-    """Issues that are counted at the end, because their name is not known before."""
+    """Examples to count at the end, when the name of the issue is known."""
 
     def __init__(self) -> None:
         self._number = 0

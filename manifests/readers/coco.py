@@ -26,7 +26,7 @@ def part_of(image: str, annotations: Path) -> tuple[str, str]:
 
 
 def captions_by_image(path: Path, document: dict[str, Any], report: Report) -> dict[str, list[object]]:
-    """Return every image's captions in the order of the file: usually five, sometimes six or seven."""
+    """Return the captions of every image in file order: usually five, sometimes six or seven."""
     captions: defaultdict[str, list[object]] = defaultdict(list)
     for i, row in enumerate(document["annotations"]):
         where = f"{path}: annotations[{i}]"
@@ -42,9 +42,12 @@ def captions_by_image(path: Path, document: dict[str, Any], report: Report) -> d
 def read_coco(
     path: Path, report: Report, *, images: ImageRoot | None = None, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record per image with all its captions; the COCO id is the image id.
+    """Yield one record per image with all its captions. The COCO id is the image id.
 
-    Without `images`, the uri is the `coco_url` in the file; ManifestError if it has none.
+    Without `images`, the uri is the `coco_url` in the file.
+
+    Raises:
+        ManifestError: `images` is None and an image has no `coco_url`.
     """
     document = read_document(path, ["images"], optional=["annotations"])  # test images have no annotations
     captions = captions_by_image(path, document, report)
@@ -70,7 +73,7 @@ def read_coco(
 
 
 def _url(row: dict[str, Any], where: str) -> str:
-    """Return the row's `coco_url`; raise ManifestError if it is missing or is a local path."""
+    """Return the row's `coco_url`. Raise ManifestError if it is missing or is a local path."""
     url = row.get("coco_url")
     if not isinstance(url, str) or not url:
         raise ManifestError(f"{where}: no coco_url; give --images, the folder of the image files")

@@ -1,7 +1,7 @@
-"""Which column of a table names the image, and which holds its captions.
+"""Find the columns of a table that hold the image's path or URL and its captions.
 
-Names are compared in lower case, with spaces and hyphens as underscores: `File Name` is `file_name`. A table in which
-two columns match is refused; the message names the option that selects one.
+Names are compared in lower case, with spaces and hyphens as underscores: `File Name` matches `file_name`. A table with
+two candidate columns is refused, and the message names the option that selects one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ URI_NAMES = (
     *("image", "file_name", "filename", "filepath"),
 )
 FIELD_NAMES = ("split", "sha256", "width", "height", "boxes", "exif_orientation")
-"""Columns that a record uses besides its id, image and captions."""
+"""Further columns of a record, besides id, image and captions."""
 CAPTION_NAMES = ("caption", "captions", "sentences", "text", "title")
 
 
 class ColumnNames(NamedTuple):
-    """The user's options for a table's columns; None: the usual names are used."""
+    """Column options of the user; None selects a column by its usual names."""
 
     uri: str | None = None
     """Value of --uri-column."""
@@ -40,17 +40,17 @@ class ColumnNames(NamedTuple):
 
 
 USUAL_NAMES = ColumnNames()
-"""Used if the user named no column."""
+"""No column options."""
 
 
 @lru_cache(maxsize=4096)
 def normalise(name: str) -> str:
-    """Return a column's name in the form in which names are compared."""
+    """Return a column's name in the form used for comparison."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with normalised names, without nulls; raise ValueError if two names become equal."""
+    """Return a row with normalised names, without nulls. Raise ValueError if two names become equal."""
     values = {normalise(name): value for name, value in row.items() if value is not None}
     if len(values) < sum(value is not None for value in row.values()):
         raise ValueError(f"duplicate column name among {', '.join(row)}")
@@ -60,7 +60,10 @@ def normalise_row(row: dict[str, Any]) -> dict[str, Any]:
 def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
     """Return the normalised name of the column with the image's path or URL, or None.
 
-    A column `uri` has priority. Raises ManifestError if two other columns match.
+    A column `uri` has precedence over the other names.
+
+    Raises:
+        ManifestError: There are two other candidates.
     """
     if columns.uri is not None:
         return _asked(columns.uri, names)
@@ -68,7 +71,7 @@ def uri_column(names: Collection[str], columns: ColumnNames, where: str) -> str 
 
 
 def caption_column(names: Collection[str], columns: ColumnNames, where: str) -> str | None:
-    """Return the normalised name of the column of captions, or None; ManifestError if there are two candidates."""
+    """Return the normalised name of the caption column, or None. Raise ManifestError if there are two candidates."""
     if columns.caption is not None:
         return _asked(columns.caption, names)
     taken = () if columns.uri is None else (normalise(columns.uri),)
@@ -76,7 +79,7 @@ def caption_column(names: Collection[str], columns: ColumnNames, where: str) -> 
 
 
 def require_columns(names: Collection[str], columns: ColumnNames, where: str) -> tuple[str, str | None]:
-    """Return both columns of a table with a header; raise ManifestError if a required one is missing."""
+    """Return the image and caption columns of a table with a header. Raise ManifestError if one is missing."""
     for asked, option in ((columns.uri, "--uri-column"), (columns.caption, "--caption-column")):
         if asked is not None and normalise(asked) not in names:
             raise ManifestError(f"{where}: no column {asked!r} ({option}); the columns are {', '.join(names)}")
@@ -90,7 +93,7 @@ def require_columns(names: Collection[str], columns: ColumnNames, where: str) ->
 
 
 def names_an_image(names: Iterable[str], columns: ColumnNames) -> bool:
-    """Return whether one of these (not yet normalised) columns can name the image."""
+    """Return whether any of these (not yet normalised) column names can name the image."""
     wanted = set(URI_NAMES) if columns.uri is None else {normalise(columns.uri)}
     return bool(wanted & set(map(normalise, names)))
 

@@ -1,8 +1,9 @@
-"""Conceptual Captions 3M and 12M: tab separated, with or without a header, URL first (12M) or caption first (3M).
+"""Conceptual Captions 3M and 12M: tab-separated, with or without a header, URL first (12M) or caption first (3M).
 
 The files have no quoting: a caption may contain quotes, carriage returns and no-break spaces, and only a line feed ends
-a row (Sharma et al. 2018; Changpinyo et al. 2021; google-research-datasets on GitHub). ViLBERT's own files identify an
-image by the crc32 of its URL, which collides among millions. Here the id is the row and eight digits of the URL's sha1.
+a row (Sharma et al. 2018; Changpinyo et al. 2021; google-research-datasets on GitHub). The original ViLBERT files name
+an image by the CRC-32 of its URL, which collides among millions of images; here the id is the row number and eight
+digits of the URL's SHA-1.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ _HOW_TO_SAY = "put a header line with the names caption and url before the rows"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Positions of a file's columns."""
+    """The column layout of a file."""
 
     header: bool
     url: int
     caption: int
     columns: int
-    """Number of cells in the header, or else in most rows."""
+    """Number of cells in the header, or in most rows if there is no header."""
 
 
 def detect_layout(lines: Sequence[str], where: str) -> Layout:
-    """Return the layout of a file from its first lines; raise ManifestError if it is ambiguous.
+    """Detect the layout of a file from its first lines. Raise ManifestError if it is ambiguous.
 
-    A first line with a cell named url, image_url or caption is a header. Without one, the URL column is the one of the
-    first two in which at least 95 % of the cells are http(s) URLs.
+    A first line with a cell named url, image_url or caption is a header. Without a header, the URL column is whichever
+    of the first two columns has http(s) URLs in at least 95 % of its cells.
     """
     rows = [line.rstrip("\r\n").split("\t") for line in lines]
     if not rows:
@@ -64,7 +65,7 @@ def detect_layout(lines: Sequence[str], where: str) -> Layout:
 
 
 def _splitter(layout: Layout) -> Callable[[str], Sequence[str]]:
-    """Return the function that cuts a line into (left, tab, right); a tab inside a caption stays in the caption."""
+    """Return the function that splits a line into (left, tab, right). A tab within a caption stays in the caption."""
     if layout.columns == 2:
         return (lambda line: line.partition("\t")) if layout.url == 0 else (lambda line: line.rpartition("\t"))
     left, right = sorted((layout.url, layout.caption))
@@ -77,7 +78,7 @@ def _splitter(layout: Layout) -> Callable[[str], Sequence[str]]:
 
 
 def published_split(path: Path) -> str:
-    """Return the split in a published file's name, or an empty string."""
+    """Return the split that the name of a published file contains, or an empty string."""
     name = path.name.lower()
     if name.startswith(("train_gcc", "cc12m")):
         return "train"
@@ -85,8 +86,8 @@ def published_split(path: Path) -> str:
 
 
 def read_conceptual_captions(path: Path, report: Report, *, split: str | None = None) -> Iterator[ImageRecord]:
-    """Yield one record per row, with its URL as the uri; rows without a URL are counted and skipped."""
-    # newline="\n": a carriage return inside a caption ends no row.
+    """Yield one record per row, with its URL as the uri. Rows without a URL are counted and skipped."""
+    # newline="\n": a carriage return within a caption does not end the row.
     with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         layout = detect_layout(list(islice(file, ROWS_LOOKED_AT)), str(path))
         file.seek(0)
@@ -108,5 +109,5 @@ def read_conceptual_captions(path: Path, report: Report, *, split: str | None = 
             if "\ufffd" in line:
                 report.count("replaced-characters", f"{path}:{row + first_line}: {caption[:80]!r}")
             digest = sha1(url.encode(), usedforsecurity=False).hexdigest()[:8]
-            # By position: with names, a fifth of this loop's time would go into the call.
+            # Positional arguments: keyword arguments would take a fifth of this loop's time.
             yield ImageRecord(f"{row:09d}-{digest}", url, (caption,) if caption else (), split)

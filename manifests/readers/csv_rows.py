@@ -1,7 +1,7 @@
-"""Rows of a CSV file with a header: cells separated by commas, semicolons or tabs, quoted according to RFC 4180.
+"""Rows of a CSV file with a header, separated by commas, semicolons or tabs and quoted according to RFC 4180.
 
-The separator is the one with which the first line is a header with an image column. The lengths of cells and lines are
-limited, so that a damaged file cannot fill the memory; a row with a longer cell is one malformed row.
+The separator is the one with which the first line is a header that names an image. The lengths of cells and lines are
+bounded, so that a damaged file cannot exhaust memory; a row with a longer cell counts as one malformed row.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ SEPARATORS = (",", ";", "\t")
 MAX_CELL = 1 << 24
 """Maximum number of characters in a cell, and in a line."""
 HEADER_LINES = 20
-"""Maximum number of lines of a header, whose cells may contain line ends."""
+"""Maximum number of lines in a header, whose quoted cells may contain line breaks."""
 
 
 def csv_header(lines: Sequence[str], columns: ColumnNames) -> tuple[str, list[str]] | None:
-    """Return the separator of a table and the cells of its header, or None if the lines are not a table of images.
+    """Return the separator of a table and the cells of its header, or None if it is not a table of images.
 
-    lines: the first lines, with their line ends; the header may contain quoted line ends.
+    Args:
+        lines: The first lines, including line breaks; quoted header cells may contain line breaks.
+        columns: Column options of the user.
     """
     for separator in SEPARATORS:
         try:
@@ -39,21 +41,21 @@ def csv_header(lines: Sequence[str], columns: ColumnNames) -> tuple[str, list[st
 
 
 class _TooLongError(Exception):
-    """A line longer than MAX_CELL, of which the rest is still to be read."""
+    """A line longer than MAX_CELL, whose remainder has not been read."""
 
 
 class _Lines:
-    """The lines of a file for csv.reader, and whether a quoted cell is open after them."""
+    """The lines of a file for csv.reader, with the state of quoting after them."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self.number = 0
-        """Number of the line read last, from 1."""
+        """Number of the last line read, from 1."""
         self.open = False
         """Whether the lines since `begin_row` have an odd number of quotes."""
 
     def begin_row(self) -> None:
-        """Reset the state of quotes for a new row."""
+        """Reset the quoting state."""
         self.open = False
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +67,7 @@ class _Lines:
             yield line
 
     def skip_row(self, *, within_line: bool) -> bool:
-        """Read to the end of the row; return False if the file ends within a quoted cell."""
+        """Skip to the end of the row. Return False if the file ends inside a quoted cell."""
         while within_line or self.open:
             part = self._file.readline(MAX_CELL + 1)
             if not part:
@@ -77,7 +79,7 @@ class _Lines:
 
 
 def read_csv(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file with a header; names are normalised, empty cells omitted."""
+    """Yield (place, row) of a file whose first line names the columns. Names are normalised; empty cells omitted."""
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="") as file:
         header = csv_header(_first_lines(file), columns)
@@ -100,7 +102,7 @@ def _first_lines(file: IO[str]) -> list[str]:
 
 
 def _rows(path: Path, file: IO[str], separator: str, report: Report) -> Iterator[tuple[str, list[str]]]:
-    """Yield (place, cells) of every row; count those that are too long."""
+    """Yield (place, cells) of every row; count rows that are too long."""
     lines = _Lines(file)
     while True:
         reader = csv.reader(iter(lines), strict=True, delimiter=separator)
@@ -114,7 +116,7 @@ def _rows(path: Path, file: IO[str], separator: str, report: Report) -> Iterator
         except csv.Error as error:
             if "field limit" not in str(error):
                 raise ManifestError(
-                    f"{path}:{lines.number}: {error}; quote cells as RFC 4180 says, or use JSONL"
+                    f"{path}:{lines.number}: {error}; quote cells according to RFC 4180, or use JSONL"
                 ) from None
             whole = lines.skip_row(within_line=False)
         where = f"{path}:{lines.number}"

@@ -1,4 +1,4 @@
-"""Detect the published format of a source from its content; ambiguous and unknown formats are refused."""
+"""Detect the published format of a source from its content. Ambiguous and unknown formats are refused."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _BY_FIRST_BYTES = {
     b"\xff\xd8\xff": "a JPEG image; give its folder",
     b"\x89PNG": "a PNG image; give its folder",
 }
-_FORCE = f"name its kind with --kind ({', '.join(get_args(Kind))})"
+_FORCE = f"set its format with --kind ({', '.join(get_args(Kind))})"
 
 
 def detect_kind(path: Path, columns: ColumnNames = USUAL_NAMES) -> Kind:
-    """Return the kind of a source; raise ManifestError if it does not exist, or is unknown or ambiguous."""
+    """Return the kind of a source. Raise ManifestError if it does not exist, or is unknown or ambiguous."""
     if path.is_dir():
         return detect_folder(path)
     try:
@@ -42,15 +42,16 @@ def detect_kind(path: Path, columns: ColumnNames = USUAL_NAMES) -> Kind:
 
 
 def detect_folder(path: Path) -> Kind:
-    """Return img2dataset for shards, folder for a tree of images, captions and metadata, parquet for Parquet files.
+    """Return "img2dataset" for shards, "folder" for a tree of images, captions and metadata, "parquet" for Parquet.
 
-    Raises ManifestError for a folder that contains none of them, or shards beside images.
+    Raises:
+        ManifestError: The folder holds none of them, or both shards and images.
     """
     names = sorted(entry.name for entry in path.iterdir())
     shards = shard_names(path, names)
     others = [name for name in names if is_image(name) or (shards and is_metadata(name))]
     if shards and others:
-        raise ManifestError(f"{path}: holds the shard {shards[0]} and the file {others[0]}; {_FORCE}")
+        raise ManifestError(f"{path}: contains the shard {shards[0]} and the file {others[0]}; {_FORCE}")
     if shards:
         return "img2dataset"
     if holds_images(path):
@@ -61,7 +62,7 @@ def detect_folder(path: Path) -> Kind:
 
 
 def detect_file(head: bytes, where: str, columns: ColumnNames = USUAL_NAMES) -> Kind:
-    """Return the kind of a file from its first HEAD bytes."""
+    """Detect the kind of a file from its first HEAD bytes."""
     if head.startswith(b"PAR1"):
         return "parquet"
     for magic, what in _BY_FIRST_BYTES.items():
@@ -70,7 +71,7 @@ def detect_file(head: bytes, where: str, columns: ColumnNames = USUAL_NAMES) -> 
     if head[257:262] == b"ustar":
         raise ManifestError(f"{where}: a tar; give the folder of the shards, or unpack it")
     if b"\0" in head:
-        raise ManifestError(f"{where}: a binary file of no known kind")
+        raise ManifestError(f"{where}: a binary file of unknown format")
     text = head.decode("utf-8-sig", "replace")
     if not text.strip():
         raise ManifestError(f"{where}: empty file")
@@ -96,13 +97,17 @@ def _detect_json(text: str, where: str, columns: ColumnNames) -> Kind:
             return "coco"
     first = _first_value(start)
     if isinstance(first, dict) and names_an_image(first, columns) and not isinstance(first_line, dict):
-        raise ManifestError(f"{where}: JSON objects over several lines; write each on one line, as `jq -c .` does")
-    named = f"; its columns are {', '.join(first_line)}: name the image's with --uri-column" if first_line else ""
-    raise ManifestError(f"{where}: JSON of no known kind, it starts {start[:60]!r}{named}; {_FORCE}")
+        raise ManifestError(f"{where}: JSON objects that span several lines; write each on one line, as `jq -c .` does")
+    named = (
+        f"; its columns are {', '.join(first_line)}: name the one with the image's path or URL with --uri-column"
+        if first_line
+        else ""
+    )
+    raise ManifestError(f"{where}: JSON of unknown format, which starts with {start[:60]!r}{named}; {_FORCE}")
 
 
 def _detect_array(text: str, where: str, columns: ColumnNames) -> Kind:
-    """Return json for an array whose first item is an object that names an image."""
+    """Return "json" for an array whose first item is an object that names an image."""
     first = _first_value(text[1:].lstrip())
     if isinstance(first, dict) and names_an_image(first, columns):
         return "json"
@@ -114,7 +119,7 @@ def _detect_array(text: str, where: str, columns: ColumnNames) -> Kind:
 
 
 def _first_value(text: str) -> Any:
-    """Return the JSON value at the beginning of a text; None if there is no complete value."""
+    """Return the JSON value at the start of a text, or None if there is no complete value."""
     try:
         return json.JSONDecoder().raw_decode(text)[0]
     except (ValueError, RecursionError):
@@ -122,11 +127,11 @@ def _first_value(text: str) -> Any:
 
 
 def _detect_lines(text: str, *, whole: bool, where: str, columns: ColumnNames) -> Kind:
-    """Return csv or conceptual-captions."""
+    """Return "csv" or "conceptual-captions"."""
     lines = text.split("\n")
     lines = [line for line in (lines if whole else lines[:-1])[:ROWS_LOOKED_AT] if line]
     if not lines:
-        raise ManifestError(f"{where}: no line end in the first {HEAD} bytes; {_FORCE}")
+        raise ManifestError(f"{where}: no line break in the first {HEAD} bytes; {_FORCE}")
     first = lines[0]
     tabs = sum("\t" in line for line in lines)
     header = csv_header([f"{line}\n" for line in lines], columns)
@@ -143,7 +148,7 @@ def _detect_lines(text: str, *, whole: bool, where: str, columns: ColumnNames) -
     if columns.uri is not None:
         raise ManifestError(f"{where}: no header with a column {columns.uri!r} (--uri-column); starts {first[:60]!r}")
     raise ManifestError(
-        f"{where}: neither tab separated captions and URLs nor CSV with a header that names {' or '.join(URI_NAMES)}; "
+        f"{where}: neither tab-separated captions and URLs nor CSV with a header that names {' or '.join(URI_NAMES)}; "
         f"it starts {first[:60]!r}; put a header line first, name the image's column with --uri-column, or {_FORCE}"
     )
 

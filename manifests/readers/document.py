@@ -1,4 +1,4 @@
-"""Annotation files that are one JSON document: read completely, checked for the keys that a reader needs."""
+"""Annotation files that are one JSON document: read as a whole and checked for required keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vilbert.manifests.record import ManifestError
 from vilbert.manifests.regular_file import require_regular
 from vilbert.untrusted.documents import DocumentError, read_json
 
-_MAX_DIGITS = 10  # of a number below 2**31; int() raises for more than 4,300
+_MAX_DIGITS = 10  # digits of a number below 2**31; int() raises for more than 4,300
 
 
 def read_document(
@@ -24,12 +24,19 @@ def read_document(
 ) -> dict[str, Any]:
     """Return the JSON object in a file.
 
-    lists: names of required lists of objects. optional: names of lists that may be missing; they become empty lists.
-    drop: names that are discarded at any depth while the file is parsed (the polygons of an instances file take
-    gigabytes as Python lists).
-    bare: name of the list if the document may be a list without an object around it; None accepts objects only.
-    Rows of these lists in which a key is repeated are returned as `RepeatedKeys`; elsewhere a repeated key is refused.
-    Raises ManifestError with the file and the place, and OSError if the file cannot be opened.
+    Rows of the lists that contain a duplicate key are returned as `RepeatedKeys`; elsewhere a duplicate key is refused.
+
+    Args:
+        path: The file.
+        lists: Keys that must hold a list of objects.
+        optional: Keys that may be missing, and then hold an empty list.
+        drop: Keys that are discarded at every level during parsing (the polygons of an instances file take gigabytes as
+            Python lists).
+        bare: Key for a document that consists only of a list; None requires an object.
+
+    Raises:
+        ManifestError: The file is invalid. The message names the file and the place.
+        OSError: The file cannot be opened.
     """
 
     def without(value: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def read_document(
 
 
 def pixels(value: object) -> int | None:
-    """Return a width or height that is a positive integer, given as a number or as digits; else None."""
+    """Return a width or height given as a positive integer or its digits, or None for any other value."""
     if isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isdecimal():
         value = int(value)
     if isinstance(value, float) and value.is_integer():

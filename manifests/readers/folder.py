@@ -1,7 +1,7 @@
-"""A tree of folders with images: the id of an image is its path below the root, without suffix.
+"""A tree of folders with images: the image id is the path relative to the root, without the suffix.
 
-Captions come from a metadata file of Hugging Face's imagefolder, which lists the images below its folder, or from files
-beside the images. Folders below the root that contain shards of img2dataset are read as such.
+Captions come from a metadata file in the Hugging Face imagefolder format, which lists the images below its folder, or
+from caption files next to the images. Folders below the root that contain img2dataset shards are read as shards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHARD = re.compile(r".*\.tar|\d+\.parquet|\d+_stats\.json")
 
 
 def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return which files of a folder are parts of image shards; none if neither tars nor folders contain images."""
+    """Return the files of a folder that are parts of image shards; none if no tar or folder contains images."""
     names = [name for name in names if _SHARD.fullmatch(name) and not is_hidden(name)]
     numbers = {re.split(r"[_.]", name)[0] for name in names}
     has_images = any(name.endswith(".tar") for name in names) or any((folder / number).is_dir() for number in numbers)
@@ -33,7 +33,7 @@ def shard_names(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def holds_images(path: Path) -> bool:
-    """Return whether a tree has an image file, or shards below its root, outside hidden folders."""
+    """Return whether a tree has image files, or shards below its root, outside hidden folders."""
     return any(
         any(map(is_image, names)) or shard_names(Path(folder), names)
         for folder, names in walk(path)
@@ -50,10 +50,10 @@ def read_folder(
     check_files: bool = True,
     incomplete: bool = False,
 ) -> Iterator[ImageRecord]:
-    """Yield one record per image file, in sorted order, including sub-folders; count files that are not images.
+    """Yield one record per image file in sorted order, including sub-folders. Count files that are not images.
 
-    split, check_files, incomplete: as for `read_img2dataset`. Rows of a metadata file come before the other images
-    of its folder.
+    `split`, `check_files` and `incomplete` are those of `read_img2dataset`. Rows of a metadata file come before the
+    other images of its folder.
     """
     root = os.path.abspath(path)
     captions = CaptionFiles(report, columns)
@@ -100,9 +100,9 @@ def read_folder(
 def _images(
     folder: str, names: Sequence[str], report: Report, *, hidden: bool, captions: bool, metadata: Path | None
 ) -> Iterator[str]:
-    """Yield the names of a folder's images that are not hidden (all are if the folder is hidden).
+    """Yield the names of a folder's images that are not hidden. In a hidden folder, all images are hidden.
 
-    Counts other files, except caption files (if `captions`) and metadata.
+    Counts all other files, except caption files (if `captions`) and metadata.
     """
     for name in names:
         file = os.path.join(folder, name)

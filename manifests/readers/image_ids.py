@@ -1,4 +1,4 @@
-"""Ids of image files from their names."""
+"""Image ids from file names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vilbert.manifests.readers.images import is_image
 
 
 def image_names(names: Sequence[str]) -> dict[str, str]:
-    """Return ids by file name for the images of a folder: the stem, or the whole name if the stem is not unique.
+    """Return ids by file name for the images of one folder: the stem, or the whole name if the stem is not unique.
 
-    The ids of `a.jpg` and `a.png` are `a.jpg` and `a.png`; beside them, `a.jpg.png` keeps its whole name, too.
+    `a.jpg` and `a.png` have the ids `a.jpg` and `a.png`; next to them, `a.jpg.png` keeps its whole name too.
     """
     images = [name for name in names if is_image(name)]
     stems = Counter(os.path.splitext(name)[0] for name in images)

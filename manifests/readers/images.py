@@ -1,4 +1,4 @@
-"""Image files on a local disk: list them, and find those that an annotation file names."""
+"""Image files on a local disk: list them, and find the file that an annotation names."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 
 
 _HIDDEN = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN"))
-# Absolute, on a drive of Windows, with `..` between slashes of either kind, or with a NUL, which no file system takes.
+# Absolute paths, Windows drives, `..` between slashes of either kind, and NUL, which no file system accepts.
 _OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:[\\/]|(?:.*[\\/])?\.\.(?:[\\/]|\Z)|.*\0", re.DOTALL)
 
 
 def has_image_suffix(name: str) -> bool:
-    """Return whether a file name has the suffix of a supported image format."""
+    """Return whether a file's name has the suffix of a supported image format."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file has the name of an image and is not hidden."""
+    """Return whether a file name is that of an image that is not hidden."""
     return has_image_suffix(name) and not is_hidden(os.path.basename(name))
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder with this name is hidden, or is a copy that the system keeps.
+    """Return whether a file or folder of this name is hidden, or was created by an operating system or tool.
 
-    `._a.jpg` of macOS contains no image; `.Trash`, `.ipynb_checkpoints` and `.thumbnails` contain copies.
+    `._a.jpg` of macOS is not an image; `.Trash`, `.ipynb_checkpoints` and `.thumbnails` contain copies.
     """
     return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
 
 
 def is_hidden_below(root: Path | str, folder: str) -> bool:
-    """Return whether a folder that `walk` yields is hidden or is in a hidden folder below the root.
+    """Return whether a folder that `walk` yields is hidden, or is in a hidden folder below the root.
 
-    The root itself may be hidden, because the user named it.
+    The root itself may be hidden: the user named it.
     """
     return any(map(is_hidden, os.path.relpath(folder, root).split(os.sep)))
 
 
 def leads_out(name: str) -> bool:
-    """Return whether a relative name could point outside the folder or archive in which it is looked up."""
+    """Return whether a relative name could point outside the folder or archive that contains it."""
     return _OUTSIDE.match(name) is not None
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (folder, file names) for every folder below `root`, sorted, following links, each real folder once."""
+    """Yield (folder, file names) for every folder under `root`, sorted. Follows links; visits each real folder once."""
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
@@ -67,7 +67,7 @@ def _refuse(error: OSError) -> None:
 
 
 class ImageRoot:
-    """The folder of `--images`: finds a file by name in it, in a given sub-folder, or in any other sub-folder."""
+    """The folder of `--images`. Finds a file by name in the folder itself, a given sub-folder, or any other one."""
 
     def __init__(self, root: Path, *, check_files: bool = True) -> None:
         if not root.is_dir():
@@ -82,8 +82,14 @@ class ImageRoot:
     def find(self, name: str, *, folder: str = "", where: str, report: Report) -> str:
         """Return the path of image `name`; count it if it does not exist.
 
-        folder: the sub-folder of the data set, which is searched before the others.
-        Raises ManifestError if two other sub-folders have the name, or the name points outside the root.
+        Args:
+            name: File name from an annotation file.
+            folder: The sub-folder in which the data set stores it, which is searched first.
+            where: Location for messages.
+            report: Counts missing files.
+
+        Raises:
+            ManifestError: Several other sub-folders contain the name, or the name points outside the root.
         """
         for part in (folder, name):
             if leads_out(part):
@@ -106,7 +112,7 @@ class ImageRoot:
 
     def _has(self, folder: str, name: str) -> bool:
         subfolder, base = os.path.split(os.path.join(folder, name))
-        if subfolder not in self._listings:  # one listing instead of a system call an image: folders may be remote
+        if subfolder not in self._listings:  # one listing instead of a system call per image: folders may be remote
             path = self.root / subfolder
             self._listings[subfolder] = frozenset(os.listdir(path)) if path.is_dir() else frozenset()
         return base in self._listings[subfolder]

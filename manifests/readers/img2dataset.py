@@ -1,9 +1,8 @@
 """Output folders of img2dataset: shards of tar + parquet or loose files + parquet (rom1504/img2dataset, `writer.py`).
 
-A shard is `NNNNN.tar` or `NNNNN/`, with `NNNNN.parquet` (a row for every input, including failures) and
-`NNNNN_stats.json`, which is written last: without it the shard is incomplete. Rows are in the order of their keys, not
-of their download. The sha256 in the parquet is not used: it is that of the downloaded bytes, which img2dataset
-re-encodes by default.
+A shard is `NNNNN.tar` or `NNNNN/`, with `NNNNN.parquet` (one row per input, including failures) and `NNNNN_stats.json`,
+which is written last: without it the shard is incomplete. Rows are in the order of their keys, not of their download.
+The sha256 of the Parquet file is not used: it is that of the downloaded bytes, which img2dataset re-encodes by default.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vilbert.manifests.uri import tar_uri
 
 
 def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
-    """Return the shard's rows as listed by img2dataset, by key."""
+    """Return the rows that img2dataset listed for the shard, sorted by key."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,12 +50,12 @@ def parquet_rows(shard: Shard) -> list[dict[str, Any]]:
             f"{path}: cannot be read ({error}); download the shard again or remove all its files"
         ) from None
     if not {"key", "status"} <= set(names):
-        raise ManifestError(f"{path}: no columns key and status; is it a shard of img2dataset?")
+        raise ManifestError(f"{path}: no columns key and status; is it an img2dataset shard?")
     return sorted(rows, key=lambda row: str(row["key"]))
 
 
 def count_unlisted(shard: Shard, listed: int, report: Report) -> None:
-    """Count the inputs that are in img2dataset's statistics but not in its rows (lost by a crash of a thread)."""
+    """Count the inputs in img2dataset's statistics that are not in its rows (lost if one of its threads fails)."""
     if not shard.stats:
         return
     path = shard.name.with_name(shard.name.name + "_stats.json")
@@ -68,10 +67,16 @@ def count_unlisted(shard: Shard, listed: int, report: Report) -> None:
 def read_img2dataset(
     root: Path, report: Report, *, check_files: bool = True, incomplete: bool = False, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record per downloaded image; its key is the image id.
+    """Yield one record per downloaded image. Its key is the image id.
 
-    check_files: read every tar's headers (or folder) to check that each image exists. incomplete: also read shards
-    without `_stats.json`. Failures, incomplete shards, resized images and all files without a row are counted.
+    Failures, incomplete shards, resized images and all files without a row are counted.
+
+    Args:
+        root: The folder of the shards.
+        report: Receives the counts.
+        check_files: Read the headers of every tar (or the folder) to check that each image exists.
+        incomplete: Also read shards without `_stats.json`.
+        split: Split of the records.
     """
     for shard in find_shards(root, report):
         if not shard.stats and not incomplete:
@@ -115,13 +120,13 @@ def _listed_images(shard: Shard, report: Report, check_files: bool, split: str |
 
 
 def first_image(shard: Shard) -> str:
-    """Return the name of a shard's first image; a name without a key for an empty shard."""
+    """Return the name of a shard's first image, or a name without a key for an empty shard."""
     names = list_tar(shard.data, stop_at=is_image).places if shard.tar else [path.name for path in shard.data.iterdir()]
     return next(filter(is_image, names), ".jpg")
 
 
 def around_key(name: str) -> tuple[str, str]:
-    """Return the text before and after the key in an image's name, which is the same for all images of a shard."""
+    """Return the parts before and after the key in an image's name, which are the same for all images of a shard."""
     folder, slash, base = name.rpartition("/")
     return folder + slash, base[base.rindex(".") :]
 

@@ -1,4 +1,4 @@
-"""Rows of JSON files: one object per line (JSONL), or one array of objects, as in annotations of LAVIS and LLaVA."""
+"""Rows of JSON files: one object per line (JSONL), or one array of objects, as LAVIS and LLaVA publish annotations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_LINE = 1 << 26
 
 
 def read_jsonl(path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file with one JSON object per line; names are normalised, nulls omitted."""
+    """Yield (place, row) of a file with one JSON object per line. Names are normalised; nulls are omitted."""
     with open(path, encoding="utf-8-sig", errors="replace", opener=open_regular, newline="\n") as file:
         for number, line in enumerate(_lines(file), 1):
             where = f"{path}:{number}"
@@ -50,10 +50,10 @@ def _values(row: Any) -> dict[str, Any]:
 
 
 def read_json_array(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a file that is one array of objects; rows of the same image are merged.
+    """Yield (place, row) of a file that is one array of objects, merging rows of the same image.
 
-    LAVIS lists an image once per caption. Rows are merged if all fields of the record except the captions are equal; a
-    row with other boxes or another split stays separate. The whole file is kept in memory.
+    LAVIS lists an image once for each of its captions. Rows are merged if all record fields except the captions are
+    equal; a row with other boxes or another split is kept separate. The file is held in memory.
     """
     try:
         document = read_json(path, repeated=RepeatedKeys, allow_surrogates=True, allow_nan=True)
@@ -92,7 +92,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _lines(file: IO[str]) -> Iterator[str | None]:
-    """Yield the lines of a file, and None for a line that is too long."""
+    """Yield the lines of a file, and None for each line that is too long."""
     while line := file.readline(MAX_LINE + 1):
         if len(line) <= MAX_LINE or line.endswith("\n"):
             yield line

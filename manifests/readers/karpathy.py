@@ -1,6 +1,6 @@
 """Karpathy's splits of COCO and Flickr: `dataset_coco.json`, `dataset_flickr30k.json` (Karpathy & Fei-Fei 2015).
 
-`restval` stays `restval`. By convention the training set is train and restval together, but that is the user's choice.
+`restval` is kept as a split: by convention the training set is train and restval together, which the user can select.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from vilbert.manifests.report import Report
 def caption_texts(row: dict[str, Any], where: str) -> list[str]:
     """Return the captions as written (`raw`), not the lower-cased tokens without punctuation.
 
-    Raises ManifestError with the sentence if it is not an object with a text.
+    Raises:
+        ManifestError: A sentence is not an object with a string. The message names the sentence.
     """
     try:
         sentences = list_field(row, "sentences")
@@ -35,7 +36,7 @@ def caption_texts(row: dict[str, Any], where: str) -> list[str]:
 
 
 def raw_captions(row: dict[str, Any], where: str, report: Report) -> list[object]:
-    """Return the `raw` of every sentence, of whatever type; count sentences that are not objects with one."""
+    """Return the `raw` value of every sentence, of any type. Count sentences without it."""
     captions: list[object] = []
     for i, sentence in enumerate(list_field(row, "sentences")):
         if isinstance(sentence, dict) and "raw" in sentence:
@@ -50,7 +51,7 @@ def raw_captions(row: dict[str, Any], where: str, report: Report) -> list[object
 def read_karpathy(
     path: Path, report: Report, *, images: ImageRoot | None, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record per image. Its id is the COCO id, or the stem of the file name without a COCO id (Flickr)."""
+    """Yield one record per image. Its id is the COCO id, or the stem of the file name if there is none (Flickr)."""
     if images is None:
         raise ManifestError(f"{path}: Karpathy files hold no URLs; give --images, the folder of the image files")
     for i, row in enumerate(read_document(path, ["images"])["images"]):

@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: `metadata.jsonl`, `.csv` or `.parquet` with one row per image below its folder."""
+"""Hugging Face imagefolder: `metadata.jsonl`, `.csv` or `.parquet` with one row per image below its folder."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
 
 _KINDS: dict[str, TableKind] = {"metadata.jsonl": "jsonl", "metadata.csv": "csv", "metadata.parquet": "parquet"}
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
-_LISTINGS = 64  # of folders: rows of one folder mostly follow each other
+_LISTINGS = 64  # cached folder listings: rows of one folder are mostly consecutive
 
 
 def is_metadata(name: str) -> bool:
-    """Return whether a file has the name of an imagefolder's metadata."""
+    """Return whether a file name is that of imagefolder metadata."""
     return name in _KINDS
 
 
 def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[Path, ColumnNames] | None:
-    """Return the metadata file of a folder and its columns; None if the folder has none.
+    """Return the metadata file of a folder and its columns, or None if there is none.
 
-    A column `file_name` has priority over others that could name the image, such as the URL of its origin. Raises
-    ManifestError if two files name images.
+    A column `file_name` has precedence over other columns that could name the image, such as its original URL.
+
+    Raises:
+        ManifestError: Two files list images.
     """
     choices = [columns] if columns.uri is not None else [columns._replace(uri="file_name"), columns]
     found = []
@@ -68,7 +70,7 @@ def _names_images(path: Path, columns: ColumnNames) -> bool:
 
 
 class MetadataFile:
-    """The rows of one metadata file, and after reading, which images they named: 8 bytes of memory per row."""
+    """The rows of a metadata file and, after they were read, the images they name (8 bytes of memory per row)."""
 
     def __init__(self, path: Path, root: str, columns: ColumnNames) -> None:
         self.folder = os.path.abspath(path.parent)
@@ -80,7 +82,7 @@ class MetadataFile:
         self._listings: OrderedDict[str, tuple[dict[str, str], frozenset[str]]] = OrderedDict()
 
     def read(self, report: Report, *, check_files: bool) -> Iterator[ImageRecord]:
-        """Return one record per row, as a stream. The id is the path of the image below the root, without suffix."""
+        """Return an iterator with one record per row. The id is the image path relative to the root, without suffix."""
         records = self._present(report, check_files)
         return boxes_in_pixels(records, str(self._path), report, self._columns.box_format)
 
@@ -96,7 +98,7 @@ class MetadataFile:
             yield record
 
     def names(self, folder: str, images: list[str]) -> list[bool]:
-        """Return whether each image of a folder was named by a row."""
+        """Return for each image of a folder whether a row named it."""
         import numpy as np
 
         if self._sorted is None:
@@ -107,7 +109,7 @@ class MetadataFile:
 
     def _records(self, report: Report) -> Iterator[tuple[str, ImageRecord]]:
         for where, row in read_rows(self._path, _KINDS[self._path.name], report, self._columns):
-            row.pop("id", None)  # often that of something else than the image
+            row.pop("id", None)  # often not the id of the image
             try:
                 record = table_record(row, self._columns, where, report, default_id=self._image_id)
                 path = self._place(record.uri)
@@ -118,7 +120,7 @@ class MetadataFile:
             yield where, record._replace(uri=path, split=record.split or self.split_of(path))
 
     def _place(self, name: str) -> str:
-        """Return the path of the image in a row; raise ValueError if it points outside the folder."""
+        """Return the path of an image that a row names. Raise ValueError if it points outside the folder."""
         if "://" in name:
             if not is_remote(name):
                 raise ValueError(f"file name {name!r} points outside the folder")
@@ -138,11 +140,11 @@ class MetadataFile:
         return PurePosixPath(os.path.relpath(folder, self._root), own).as_posix()
 
     def split_of(self, path: str) -> str:
-        """Return the split named by the first folder below the root, as in Hugging Face; else an empty string."""
+        """Return the split named by the first folder below the root, as Hugging Face does, or an empty string."""
         return _SPLITS.get(os.path.relpath(path, self._root).split(os.sep)[0].lower(), "")
 
     def _listing(self, folder: str) -> tuple[dict[str, str], frozenset[str]]:
-        """Return the ids of a folder's images by file name, and all ids; one listing instead of a call per file."""
+        """Return the ids of a folder's images by file name, and all file names, from one cached listing."""
         if folder not in self._listings:
             try:
                 names = [name for name in sorted(os.listdir(folder)) if storable(name) == name]

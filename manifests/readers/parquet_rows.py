@@ -1,6 +1,6 @@
-"""Rows of Parquet files by column name: lists of URLs such as those of LAION or img2dataset, data sets of Hugging Face.
+"""Rows of Parquet files: URL lists such as those of LAION or img2dataset, and Hugging Face data sets.
 
-Files are read in batches of rows with the needed columns. Images inside a file (columns of bytes) are not read.
+Files are read in batches of rows, only the required columns. Images embedded in a file (bytes columns) are not read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PUBLISHED = re.compile(r"(train|validation|val|test)-\d+-of-\d+")
 def parquet_files(path: Path, report: Report | None = None) -> list[Path]:
     """Return the file itself, or every .parquet file under a folder, sorted by folder and name.
 
-    report: counts hidden files, which are skipped.
+    Hidden files are skipped and counted in `report`.
     """
     if not path.is_dir():
         return [path]
@@ -47,18 +47,18 @@ def parquet_files(path: Path, report: Report | None = None) -> list[Path]:
 
 
 def parquet_split(path: Path) -> str:
-    """Return the split in a file name such as `train-00000-of-00004.parquet` of Hugging Face; else an empty string."""
+    """Return the split in a file name such as `train-00000-of-00004.parquet` (Hugging Face), or an empty string."""
     match = _PUBLISHED.match(path.name)
     return {"validation": "val"}.get(match[1], match[1]) if match else ""
 
 
 def has_image_column(path: Path, columns: ColumnNames) -> bool:
-    """Return whether a Parquet file has an image column; raise ManifestError if it cannot be read."""
+    """Return whether a Parquet file has a column that names images. Raise ManifestError if it cannot be read."""
     return uri_column(_fields(path), columns, str(path)) is not None
 
 
 def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a Parquet file; names are normalised, nulls omitted.
+    """Yield (place, row) of a Parquet file. Names are normalised; nulls are omitted.
 
     Rows that img2dataset could not download are counted and skipped.
     """
@@ -90,12 +90,12 @@ def read_parquet(path: Path, report: Report, columns: ColumnNames) -> Iterator[t
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as in JSON; some writers store texts as bytes."""
+    """Return a value as a JSON value; some writers store strings as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _is_downloaded(row: dict[str, Any], where: str, report: Report) -> bool:
-    """Convert a row of img2dataset to the original image, whose URL it has; return whether it was downloaded."""
+    """Remove img2dataset's own columns from a row of its lists; the URL is that of the original image."""
     key, status = row.pop("key", None), row.pop("status", None)
     width, height = row.pop("original_width", None), row.pop("original_height", None)
     if status != "success":
@@ -140,7 +140,7 @@ def _require_text(path: Path, name: str, field: Any) -> None:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Return whether values are bytes, or the struct of bytes and path of Hugging Face's image columns."""
+    """Return whether values are bytes, or the struct of bytes and path in which Hugging Face stores images."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):

@@ -1,7 +1,7 @@
-"""Pascal VOC's annotations: an XML file per image, `object/bndbox` with xmin, ymin, xmax, ymax.
+"""Pascal VOC annotations: one XML file per image, `object/bndbox` with xmin, ymin, xmax, ymax.
 
-The published files count pixels from 1 and include both ends, so a corner moves by one pixel to the left and up, as in
-the VOC reader of detectron2.
+The published files count pixels from 1 and include both ends, so the first corner is shifted by one pixel to the left
+and up, as the VOC readers of detectron2 and torchvision do.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(folder: Path, report: Report, *, from_one: bool) -> Iterator[tuple[str, tuple[Box, ...]]]:
-    """Yield (image id, boxes) of each file that has boxes, as corners in pixels; count unreadable files and boxes.
+    """Yield (image id, boxes) of each file that has boxes, as corners in pixels. Count files that cannot be read.
 
-    from_one: whether pixels are counted from 1.
+    Args:
+        folder: The folder of annotation files.
+        report: Receives the counts.
+        from_one: Whether pixels are counted from 1.
     """
     shift = 1.0 if from_one else 0.0
     for path, image_id in annotation_files(folder, ".xml"):

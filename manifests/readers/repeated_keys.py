@@ -1,4 +1,4 @@
-"""JSON objects with a repeated key: in rows of an annotation file the row fails, elsewhere the file is refused."""
+"""JSON objects with duplicate keys: in a row of an annotation file they drop the row, elsewhere the whole file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 class RepeatedKeys(dict[str, Any]):
-    """An object in which a key is repeated, or that contains such an object."""
+    """An object with a duplicate key, or that contains such an object."""
 
     def __init__(self, values: dict[str, Any], key: str) -> None:
-        """key: The repeated key."""
+        """Create the object; `key` is the duplicate key."""
         super().__init__(values)
         self.key = key
 
 
 def repeated_key(value: Any) -> str | None:
-    """Return a key that is repeated in an object within `value`, at any depth; None if there is none."""
+    """Return a duplicate key of an object anywhere within `value`, or None if there is none."""
     pending = [value]
     while pending:
         part = pending.pop()
@@ -26,7 +26,7 @@ def repeated_key(value: Any) -> str | None:
 
 
 def mark_rows(rows: list[Any]) -> None:
-    """Replace each row that contains a repeated key by a `RepeatedKeys`."""
+    """Replace each row that contains a duplicate key with a `RepeatedKeys`."""
     for number, row in enumerate(rows):
         if (key := repeated_key(row)) is not None:
             rows[number] = RepeatedKeys(row, key)

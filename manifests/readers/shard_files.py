@@ -1,8 +1,8 @@
-"""Which files of a shard belong together: images, and their captions and metadata under the same key.
+"""Group the files of a shard: images, and the captions and metadata with the same key.
 
-WebDataset's key is the part of a file name before the first dot: `a.left.jpg` and `a.txt` have the key `a`. Many tools
-that write tars use the name without its last suffix instead, as in `22.05.jpg` and `22.05.txt`. Therefore that name is
-tried first, and two images with the same key remain two images.
+The WebDataset key is the part of a file's name before the first dot: `a.left.jpg` and `a.txt` have the key `a`. Many
+tools instead mean the name without its last suffix, as in `22.05.jpg` and `22.05.txt`, so that name has precedence, and
+two images with the same key stay separate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_SIDE_BYTES = 1 << 24
 
 
 def key_of(name: str) -> str:
-    """Return a file's key as defined by WebDataset: its path up to the first dot of the file name."""
+    """Return a file's WebDataset key: its path up to the first dot of its name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -41,21 +41,21 @@ def stem_of(name: str) -> str:
 
 @dataclass(kw_only=True)
 class ShardFiles:
-    """The files of one shard by plain name, with their stored names."""
+    """The files of one shard: mappings from plain names to stored names."""
 
     images: dict[str, str] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)
     """Captions and metadata, with the suffix in lower case."""
 
     def side(self, image: str, suffix: str) -> str | None:
-        """Return the stored name of an image's side file, by the image's name without suffix or else by its key."""
+        """Return the stored name of an image's side file, found by its name without suffix, or else by its key."""
         return self.sides.get(stem_of(image) + suffix) or self.sides.get(key_of(image) + suffix)
 
     def by_id(self, where: str, report: Report) -> dict[str, str]:
-        """Return the images' plain names by id, in the order of the ids; count images that share a key.
+        """Return the images' plain names by id, sorted by id. Count images that share a key.
 
-        The id is the key. If images share the key, or a side file has the name without suffix, the id is the name
-        without suffix. If that is not unique either (`a.jpg` and `a.png`), it is the whole name.
+        The id is the key. It is the name without suffix if images share the key or a side file has that name, and the
+        whole name if that is not unique either (`a.jpg` and `a.png`).
         """
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.images:
@@ -96,9 +96,9 @@ class ShardFiles:
 
 
 def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str], bytes]]:
-    """Return a shard's files and a function that reads a side file by its stored name; count unreadable files.
+    """Return a shard's files and a function that reads a side file by its stored name. Count unreadable files.
 
-    The function raises DocumentError for a file of more than `MAX_SIDE_BYTES`.
+    The function raises DocumentError for a file larger than `MAX_SIDE_BYTES`.
     """
     where = str(shard.data)
     if not shard.tar:
@@ -118,7 +118,7 @@ def open_shard(shard: Shard, report: Report) -> tuple[ShardFiles, Callable[[str]
 
 
 def _loose_names(folder: Path, report: Report) -> list[str]:
-    """Return the names in a shard's folder; count pipes, devices and broken links, which cannot be read."""
+    """Return the names in a shard's folder. Count pipes, devices and dangling links, which cannot be read."""
     names = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -130,7 +130,7 @@ def _loose_names(folder: Path, report: Report) -> list[str]:
 
 
 def _read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
-    """Return the bytes of a side file, which is a file or a part of one; raise DocumentError if they are too many."""
+    """Return the bytes of a side file, or a part of it. Raise DocumentError if it is too large."""
     with open(path, "rb", opener=open_regular) as file:
         file.seek(offset)
         data = file.read(MAX_SIDE_BYTES + 1 if size is None else min(size, MAX_SIDE_BYTES + 1))
@@ -140,7 +140,7 @@ def _read(path: Path, offset: int = 0, size: int | None = None) -> bytes:
 
 
 def group_files(names: Iterable[str], where: str, report: Report) -> ShardFiles:
-    """Divide a shard's files into images and side files; count all others by kind."""
+    """Sort a shard's files into images and side files. Count all others by kind."""
     files = ShardFiles()
     for stored in names:
         name = plain_name(stored)
@@ -148,7 +148,7 @@ def group_files(names: Iterable[str], where: str, report: Report) -> ShardFiles:
         image = has_image_suffix(name)
         if leads_out(name):
             report.count("outside-name", f"{where}: {stored!r}")
-        elif "::" in stored or storable(stored) != stored:  # neither stands in a URI
+        elif "::" in stored or storable(stored) != stored:  # neither can be used in a URI
             report.count("unreadable-name", f"{where}: {stored!r}")
         elif any(map(is_hidden, name.split("/"))):
             report.count("hidden-file" if image else "other-file", f"{where}: {stored}")

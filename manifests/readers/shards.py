@@ -1,4 +1,4 @@
-"""The shards of a folder: tars or folders of files, with the Parquet file and the statistics of img2dataset."""
+"""Find the shards of a folder: tars or folders of files, with the Parquet file and statistics of img2dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vilbert.manifests.report import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Paths of one shard's parts, from one listing of the folder (a network disk is not queried again)."""
+    """The parts of one shard, from one listing of its folder, so that a network disk is not accessed again."""
 
     name: Path
     """Path without suffix."""
@@ -27,7 +27,7 @@ class Shard:
 
 
 def find_shards(root: Path, report: Report) -> list[Shard]:
-    """Return a folder's shards in the order of their names; count files that are not part of a shard."""
+    """Return a folder's shards sorted by name. Count files that belong to no shard."""
     entries = {entry.name: entry for entry in root.iterdir()}
     for name in sorted(filter(is_hidden, entries)):
         is_shard = name.endswith((".tar", ".parquet"))
@@ -54,13 +54,13 @@ def find_shards(root: Path, report: Report) -> list[Shard]:
 
 
 def _count_others(root: Path, names: set[str], shards: set[str], report: Report) -> None:
-    """Count the entries of the folder that do not belong to a shard."""
+    """Count the entries of the folder that belong to no shard."""
     for name in sorted(names):
         shard = name.removesuffix(".parquet").removesuffix("_stats.json")
         if shard != name and shard in shards:
             continue
         if shard != name and shard.isdecimal():
             if name.endswith(".parquet") or f"{shard}.parquet" not in names:
-                report.count("incomplete-shard", f"{root / name}: neither {shard}.tar nor the folder {shard} is there")
+                report.count("incomplete-shard", f"{root / name}: neither {shard}.tar nor the folder {shard} exists")
         else:
             report.count("other-file", str(root / name))

@@ -1,4 +1,4 @@
-"""Captions and metadata beside the images of a shard: `KEY.txt` and `KEY.json`."""
+"""Captions and metadata next to the images of a shard: `KEY.txt` and `KEY.json`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vilbert.untrusted.documents import DocumentError, parse_json
 def sidecar_rows(
     where: str, files: ShardFiles, names: Mapping[str, str], read_side: Callable[[str], bytes], report: Report
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row per image from its side files, with the fields of img2dataset's parquet.
+    """Yield one row per image from its side files, in the form of img2dataset's Parquet rows.
 
-    names: plain name of each image by its id. Rows whose .json cannot be read are counted and skipped. If the captions
-    of the two side files differ, that of the .txt is used.
+    `names` maps image ids to plain names. Rows whose .json cannot be read are counted and skipped. If the captions
+    differ, that of the .txt file is used.
     """
     files.count_sides_alone(where, report)
     for key, name in names.items():

@@ -1,9 +1,9 @@
 """Tables with one row per image and named columns: CSV, JSONL, JSON arrays and Parquet files.
 
-The image is in a column `uri`, or one of `columns.URI_NAMES`; its captions are in one of `columns.CAPTION_NAMES`, as a
-text or a list of texts. Optional columns: image_id or id, split, width, height, sha256, boxes
-([[x1, y1, x2, y2], …]). A list in a CSV cell is written as JSON. Relative paths start at `--images`, or else at the
-table's folder.
+The column `uri`, or one of `columns.URI_NAMES`, names the image; one of `columns.CAPTION_NAMES` holds its captions, a
+string or a list of strings. Optional columns: image_id or id, split, width, height, sha256, boxes
+([[x1, y1, x2, y2], …]). A list in a CSV cell is written as JSON. Relative paths are resolved against `--images`, or
+else the table's folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LISTS = ("captions", "sentences")
 def read_rows(
     path: Path, kind: TableKind, report: Report, columns: ColumnNames
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a table; names are normalised, nulls omitted."""
+    """Yield (place, row) of a table. Names are normalised; nulls are omitted."""
     match kind:
         case "csv":
             return read_csv(path, report, columns)
@@ -58,9 +58,9 @@ def read_table(
     check_files: bool = True,
     split: str | None = None,
 ) -> Iterator[ImageRecord]:
-    """Return one record per row, as a stream; rows that cannot be read are counted and skipped.
+    """Return an iterator with one record per row. Rows that cannot be read are counted and skipped.
 
-    Consecutive rows with the same id and path are merged into one with the captions of all.
+    Consecutive rows with the same id and path are merged into one with all their captions.
     """
     rows = merge_rows(_records(path, report, kind, columns, images, split), report)
     records = count_missing(rows, report) if check_files else (record for _, record in rows)
@@ -68,7 +68,7 @@ def read_table(
 
 
 def count_missing(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> Iterator[ImageRecord]:
-    """Yield the records of (place, record); count those whose local image does not exist."""
+    """Yield the records of (place, record). Count those whose local image does not exist."""
     for where, record in rows:
         if "://" not in record.uri and not os.path.isfile(record.uri):
             report.count("missing-file", f"{where}: {record.uri}")
@@ -78,7 +78,7 @@ def count_missing(rows: Iterable[tuple[str, ImageRecord]], report: Report) -> It
 def _records(
     path: Path, report: Report, kind: TableKind, columns: ColumnNames, images: Path | None, split: str | None
 ) -> Iterator[tuple[str, ImageRecord]]:
-    """Yield (place, record) of each row; a row without an id gets its number and a digest of its uri as id."""
+    """Yield (place, record) of each row. A row without an id gets its number and a digest of its uri as the id."""
     number = 0
     for file in parquet_files(path, report) if kind == "parquet" else [path]:
         root = os.path.abspath(file.parent if images is None else images)
@@ -95,7 +95,7 @@ def _records(
 
 
 def row_id(number: int, uri: str) -> str:
-    """Return the id for a row without one: its number and eight digits of the sha1 of its uri as written."""
+    """Return the id for a row without one: its number and eight digits of the SHA-1 of its uri as written."""
     return f"{number:09d}-{hashlib.sha1(uri.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
 
@@ -108,10 +108,19 @@ def table_record(
     default_id: Callable[[str], str],
     split: str = "",
 ) -> ImageRecord:
-    """Return a row's record, with its uri as written; raise ValueError with the reason if the row is invalid.
+    """Return the record of a row, with its uri as written.
 
-    default_id: makes the id of a row without one from its uri. split: used if the row has none. Raises ManifestError if
-    two columns match.
+    Args:
+        row: Values by normalised column name.
+        columns: Column options of the user.
+        where: Location for messages.
+        report: Counts invalid captions and boxes.
+        default_id: Returns the id for a row without one, from its uri.
+        split: Split of a row without one.
+
+    Raises:
+        ValueError: The row is invalid. The message gives the reason.
+        ManifestError: There are two candidates for a column.
     """
     name = uri_column(row, columns, where)
     uri = _text(row, name) if name is not None else None
@@ -140,7 +149,7 @@ def table_record(
 
 
 def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[object]:
-    """Return the caption values of a row; in a column of lists, or one that the user named, a text may be JSON."""
+    """Return a row's captions. In a list column, or one that the user named, a string may hold JSON."""
     name = caption_column(row, columns, where)
     value = row.get(name, []) if name is not None else []
     if isinstance(value, str) and value.lstrip().startswith("[") and (name in _LISTS or columns.caption is not None):
@@ -149,7 +158,7 @@ def _captions(row: dict[str, Any], columns: ColumnNames, where: str) -> list[obj
 
 
 def _is_true(value: object) -> bool:
-    """Return a boolean of JSON, or one spelled in a CSV cell."""
+    """Return a JSON boolean, or parse the boolean in a CSV cell."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):
         return value.strip().lower() in ("true", "1")
     if not isinstance(value, bool):
@@ -158,7 +167,7 @@ def _is_true(value: object) -> bool:
 
 
 def _text(row: dict[str, Any], name: str) -> str | None:
-    """Return the value of a column as text without surrounding white space; None if it is empty or missing."""
+    """Return a column's value as a string without surrounding white space, or None if it is empty or missing."""
     value = row.get(name)
     if isinstance(value, str | int) and not isinstance(value, bool):
         return storable(str(value).strip()) or None

@@ -1,4 +1,4 @@
-"""The members of a tar: offsets and sizes of their bytes, and members that cannot be read correctly."""
+"""List the members of a tar: the positions of their bytes, and the members that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from typing import IO, Any, NamedTuple
 
 from vilbert.manifests.regular_file import open_regular
 
-# Bytes looked at behind the end of the archive; two blocks of zeros and padding to 10,240 bytes are due.
+# Bytes checked after the end of the archive, which should be two zero blocks and padding to 10,240 bytes.
 _TAIL = 1 << 20
-# Bytes of a long name or of PAX records, which tarfile reads at once.
+# Maximum size of a long name or of PAX records, which tarfile reads at once.
 _MAX_HEADER = 1 << 20
-# What tarfile raises for hostile headers besides its own error: numbers that are none, headers of headers of headers.
+# Errors that tarfile raises for hostile headers, such as invalid numbers and nested extended headers.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
 
 
 class TarListing(NamedTuple):
-    """Content of the headers of a tar."""
+    """The content of a tar's headers."""
 
     places: dict[str, tuple[int, int]]
-    """(offset, size) in the file by stored member name; of members with the same name the last, as with `tar -x`."""
+    """(offset, size) in the file by stored member name; the last of members with the same name, as for `tar -x`."""
     repeated: list[str]
-    """Names of members that are replaced by a later member with the same name."""
+    """Names of the members that are replaced by a later member of the same name."""
     unreadable: list[str]
-    """Names of members without data of their own: broken links, devices, sparse files."""
+    """Names of members without data: dangling links, devices, sparse files."""
     damage: str | None
     """Where and why the listing ends before the end of the file; None for a complete archive."""
 
 
 def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) -> TarListing:
-    """Return the complete members before the first damaged header; links to members of the same tar are followed.
+    """List the complete members before the first damaged header. Links to members of the same tar are followed.
 
-    stop_at: end at the first member whose name it accepts.
+    Args:
+        path: The tar.
+        stop_at: Stop after the first member whose name it accepts.
     """
     with open(path, "rb", opener=open_regular) as file:
         listing = _Listing(os.fstat(file.fileno()).st_size)
@@ -54,7 +56,7 @@ def list_tar(path: Path | str, *, stop_at: Callable[[str], bool] | None = None) 
 
 
 class _Headers:
-    """A file object for tarfile that reads headers only, so that a size in a header cannot fill the memory."""
+    """A file from which tarfile reads only headers, so that no size in a header can exhaust memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -71,15 +73,15 @@ class _Listing:
     def __init__(self, size: int) -> None:
         self.size = size
         self.position = 0
-        """Offset of the next header."""
+        """Expected position of the next header."""
         self.places: dict[str, tuple[int, int]] = {}
         self._repeated: list[str] = []
         self._unreadable: list[str] = []
         self._links: list[tuple[str, str]] = []
 
     def add(self, member: tarfile.TarInfo, position: int) -> bool:
-        """Add a member; return whether another header can follow."""
-        if position <= self.position:  # a negative size would lead back for ever
+        """Add a member. Return whether another header can follow."""
+        if position <= self.position:  # a negative size would loop forever
             return False
         self.position = position
         name = member.name
@@ -116,15 +118,15 @@ def plain_name(name: str) -> str:
 
 
 def _check_end(path: Path | str, position: int, size: int) -> str | None:
-    """Return what is wrong at the end of the archive, where two blocks of zeros are expected."""
+    """Check the end of the archive, where two zero blocks are expected. Return the problem, or None."""
     if position > size:
         return f"ends at byte {size}, inside its last member"
     with open(path, "rb") as file:
         file.seek(position)
         tail = file.read(_TAIL)
     if not tail:
-        return f"ends at byte {size} without the mark of its end"
+        return f"ends at byte {size} without an end-of-archive marker"
     start = len(tail) - len(tail.lstrip(b"\0"))
     if start < 512:
         return f"damaged header at byte {position}"
-    return f"more data at byte {position + start}, behind the end of the archive" if start < len(tail) else None
+    return f"more data at byte {position + start}, after the end of the archive" if start < len(tail) else None

@@ -1,7 +1,7 @@
-"""YOLO's annotations: a text file per image with one line per object, `class x y width height [confidence]`.
+"""YOLO annotations: one text file per image, one line per object, `class x y width height [confidence]`.
 
-Centre and size are fractions of the image. A line with three or more points is a polygon of YOLO's segmentation format,
-`class x1 y1 x2 y2 x3 y3 ...`; its box is the bounding box of the points. Source: docs.ultralytics.com/datasets.
+Centre and size are normalized by the image size. A line with three or more points is a polygon of YOLO's segmentation
+format, `class x1 y1 x2 y2 x3 y3 ...`; its box is the bounding box of the points. Source: docs.ultralytics.com/datasets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_BYTES = 4 << 20
 def read_yolo(folder: Path, report: Report, form: BoxFormat, min_score: float) -> Iterator[tuple[str, tuple[Box, ...]]]:
     """Yield (image id, boxes) of each file that has boxes, as corners in the unit of `form`.
 
-    Files and lines that cannot be read are counted, and so are boxes with a confidence below `min_score`.
+    Unreadable files and lines, and boxes with a confidence below `min_score`, are counted and skipped.
     """
     for path, image_id in annotation_files(folder, ".txt"):
         try:

@@ -1,1 +1,1 @@
-"""`vilbert browse`: look at data sets in a web page that this machine serves to itself."""
+"""`vilbert browse`: explore data sets in a web page served on the loopback address."""

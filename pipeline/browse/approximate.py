@@ -30,14 +30,14 @@ from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.signals import abandon
 
 CODE_BYTES = (64, 48, 32, 16, 8, 4, 2, 1)
-"""Bytes that stand for a vector: the first that divides D."""
+"""Bytes per vector: the first value that divides D."""
 TRAINING_VECTORS = 40
 """Per inverted list."""
 MAX_LISTS = 4096
 PROBED = 64
-"""Inverted lists that a search reads."""
+"""Number of inverted lists that a search reads."""
 SAVES = 10
-"""Times that a build is written."""
+"""Number of times that an unfinished index is saved."""
 BLOCK = 8192
 """Regions whose features are in memory at once, or those of one sample if it has more."""
 NICENESS = 10
@@ -45,7 +45,7 @@ NICENESS = 10
 
 
 class ApproximateIndex:
-    """The approximate index of one data set: built in a thread of its own, then searched."""
+    """The approximate index of one data set, built in a background thread and then searched."""
 
     def __init__(self, dataset: OpenedDataset) -> None:
         self._dataset = dataset
@@ -60,7 +60,7 @@ class ApproximateIndex:
         self.progress = 0.0
         """Share of the data set that is indexed."""
         self.problem: str | None = None
-        """Why it cannot be built."""
+        """Reason why the index cannot be built."""
 
     def ready(self) -> bool:
         """Return whether it can be searched; start to build it where it is not there."""
@@ -70,13 +70,13 @@ class ApproximateIndex:
         return self._index is not None
 
     def wait(self) -> None:
-        """Wait for the end of the build."""
+        """Wait until the index is built."""
         self.ready()
         if self._thread is not None:
             self._thread.join()
 
     def close(self) -> None:
-        """Let the process end while the index is built."""
+        """Stop building so that the process can exit."""
         if self._thread is not None:
             abandon(self._ended)
 
@@ -178,7 +178,7 @@ class ApproximateIndex:
         return index
 
     def _shards(self) -> Iterator[tuple[int, int, int]]:
-        """Yield each shard with its first region and the one behind its last."""
+        """Yield each shard with the range [start, stop) of its regions."""
         for shard, first in self._firsts.items():
             last = first + self._dataset.records[shard].samples
             yield shard, int(self._starts[first]), int(self._starts[last])
@@ -214,7 +214,7 @@ class ApproximateIndex:
 
 
 def unit_vectors(features: NDArray[Any]) -> NDArray[np.float32]:
-    """Return float32 vectors [R, D] of length 1; zeros for those that have no direction."""
+    """Return float32 unit vectors [R, D]; zero vectors remain zero."""
     made: NDArray[np.float32] = features.astype(np.float32)
     made[~np.isfinite(made).all(axis=1)] = 0
     made /= np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-12)
@@ -222,6 +222,6 @@ def unit_vectors(features: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def index_path(dataset: OpenedDataset) -> Path:
-    """Return where the approximate index of a data set's content lies."""
+    """Return the path of the approximate index for the content of a data set."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "vilbert" / "similar" / f"{dataset.index.digest[:32]}.faiss"

@@ -35,13 +35,13 @@ KEPT_ANSWERS = 64
 
 
 class FormField(NamedTuple):
-    """One field of the form that asks."""
+    """One field of the question form."""
 
     name: str
     """Of the URL's query."""
     label: str
     lines: int = 1
-    """More than one: a text on each line."""
+    """Number of lines; if more than one, each line is a separate value."""
 
 
 FORMS: dict[Prediction, tuple[FormField, ...]] = {
@@ -67,19 +67,19 @@ class Ranked(NamedTuple):
     text: str
     figure: float
     share: float | None
-    """Length of its bar, 0 to 1; None: the figure is no probability."""
+    """Length of its bar, 0 to 1; None if the value is not a probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What the model says."""
+    """The output of the model."""
 
     ranked: tuple[Ranked, ...]
     """Best first."""
     region: int | None = None
-    """The region that it points at, in the sample's arrays."""
+    """Index of the selected region in the sample's arrays."""
     text: tuple[str, ...]
-    """What it read before the photograph, for the attention page."""
+    """The text input of the model, for the attention page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class KnownRegions:
 
 
 class Asking:
-    """A model that is asked about samples, one question at a time."""
+    """A model that answers questions about samples, one at a time."""
 
     def __init__(self, checkpoint: Path, *, task: str | None, device: Literal["auto", "cpu", "cuda"]) -> None:
         """Load a model; RefusedError if it does not exist or its task has no method of `Predictor`."""
@@ -127,7 +127,7 @@ class Asking:
 
     @property
     def fields(self) -> tuple[FormField, ...]:
-        """What the form of the task asks for."""
+        """Fields of the task's form."""
         return (*FORMS[self.kind], *((ANSWER,) if self.takes_answers else ()))
 
     def typed(self, query: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Two data sets side by side: what their settings differ in, and the regions of one image in both."""
+"""Two data sets side by side: the differences of their settings, and the regions of one image in both."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def beside_page(site: Site, query: Mapping[str, str]) -> str:
 
 
 def chosen(site: Site, query: Mapping[str, str], name: str, default: int) -> OpenedDataset:
-    """Return the data set that a name of the query numbers."""
+    """Return the data set with the index given in the query."""
     text = query.get(name, str(default))
     if not text.isdecimal() or len(text) > 6 or int(text) >= len(site.datasets):
         raise FilterError(f"{name}: is {text!r:.20}; choose a data set from 0 to {len(site.datasets) - 1}")
@@ -75,7 +75,7 @@ def chosen(site: Site, query: Mapping[str, str], name: str, default: int) -> Ope
 
 
 def settings_of(dataset: OpenedDataset) -> dict[str, Any]:
-    """Return what is compared of two dataset.json."""
+    """Return the fields of two dataset.json files to compare."""
     info = dataset.info
     return {
         "storage": info.storage,

@@ -107,14 +107,14 @@ def read_meta(folder: Path) -> dict[str, str]:
 
 
 def _empty(folder: Path) -> None:
-    """Delete an index, but for its lock."""
+    """Delete an index except its lock file."""
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     for path in [*folder.glob("*.bin"), *folder.glob(f"{DATABASE}*")]:
         path.unlink()
 
 
 class _Build:
-    """One build."""
+    """Builds one index."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The columns of an index: raw little-endian arrays in files of their own, memory-mapped by the server.
+"""The columns of an index: raw little-endian arrays in separate files, memory-mapped by the server.
 
 Legend: N samples, P = N + 1, R regions, C captions, O classes and A attributes (two more: ids without a name, and the
 end), S pairs of a sample and a score step that it has, B boxes shown.

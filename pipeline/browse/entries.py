@@ -30,7 +30,7 @@ NO_HASH = 0
 
 
 class SampleRow(NamedTuple):
-    """What the index stores of a sample as text."""
+    """The text fields of a sample in the index."""
 
     place: int
     """In the shard, from 0."""
@@ -43,14 +43,14 @@ class SampleRow(NamedTuple):
 
 
 class ShardEntries(NamedTuple):
-    """One shard, read."""
+    """The index entries of one shard."""
 
     shard: int
     rows: list[SampleRow]
     splits: list[str]
     """Names by number."""
     problem: str | None
-    """Why the shard cannot be read; then there are no rows."""
+    """Reason why the shard cannot be read; it then has no rows."""
 
 
 def read_entries(

@@ -1,4 +1,4 @@
-"""Which samples a page shows, as a value that the query of a URL states completely."""
+"""The filters that select the samples of a page; the query of a URL describes them completely."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_NUMBER = 2**31 - 1
 
 
 class FilterError(ValueError):
-    """A value of a URL that is no filter; says which and what to give."""
+    """An invalid filter in a URL. The message names it and says which values are valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Filters:
     """The filters of a page; empty and None: not filtered by. Bounds include both ends."""
 
     caption: str = ""
-    """Words that the captions have; "a phrase", begin*, -not."""
+    """Words in the captions; supports "a phrase", prefix*, -excluded."""
     object: str = ""
     """Name of a class that a region has."""
     attribute: str = ""
@@ -61,7 +61,7 @@ class Filters:
     captions_min: int | None = None
     captions_max: int | None = None
     words_min: int | None = None
-    """A caption has at least so many words."""
+    """Minimum number of words of a caption."""
     words_max: int | None = None
     side_min: int | None = None
     """Pixels of the shorter side."""

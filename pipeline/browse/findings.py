@@ -18,11 +18,11 @@ from vilbert.pipeline.rebuild.compare.settings import CompareSettings
 IMAGES = 200
 """Images of a pair of data sets that are compared."""
 PATIENCE = 1.0
-"""Seconds that a page waits for a comparison; a longer one is shown when the page is loaded again."""
+"""Seconds that a page waits for a comparison; a longer comparison is shown after reloading the page."""
 
 
 class Findings(NamedTuple):
-    """What the page says of two data sets."""
+    """The comparison of two data sets, as shown on the page."""
 
     verdict: str
     """identical, equal or different."""

@@ -1,4 +1,4 @@
-"""The page of photographs: filters, a page of matches with boxes, links to the pages beside it."""
+"""The grid page: filters, a page of matching photographs with boxes, and links to neighbouring pages."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def page_of(dataset: OpenedDataset, filters: Filters, query: Mapping[str, str], 
 
 
 def place_of(query: Mapping[str, str]) -> dict[str, int]:
-    """Return which page a query asks for: what stands behind a place of the order, or before one."""
+    """Return the page that a query requests: the matches after or before a position in the order."""
     for name in ("after", "until"):
         text = query.get(name, "")
         if text:
@@ -129,7 +129,7 @@ def card(dataset: OpenedDataset, filters: Filters, number: int, rank: int) -> di
 
 
 def removable(filters: Filters, path: str) -> list[tuple[str, str]]:
-    """Return each filter in words, with the URL of the page without it."""
+    """Return a description of each filter, with the URL of the page without it."""
     found = []
     for name, label in LABELS.items():
         if name in FIELDS:

@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = ("", ".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", 
 
 
 class Photographs:
-    """Reads photographs, and keeps those that were read last. Safe in threads."""
+    """Reads photographs and caches the most recent ones. Thread-safe."""
 
     def __init__(self, fetching: FetchSettings) -> None:
         self._fetcher = Fetcher(fetching, ImageReader(), max_bytes=DecodeSettings().max_bytes)
@@ -56,14 +56,14 @@ class Photographs:
             raise ShardError(mask_credentials(f"{uri or 'no uri'}: {error.reason}: {error.detail}{hint}")) from error
 
     def kept(self, key: tuple[object, ...]) -> bytes | None:
-        """Return a JPEG that was made before."""
+        """Return a cached JPEG."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def keep(self, key: tuple[object, ...], data: bytes) -> bytes:
-        """Take in a JPEG, and forget the oldest where there are too many; return it."""
+        """Add a JPEG to the cache, evict the oldest ones if it is full, and return it."""
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = data

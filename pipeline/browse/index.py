@@ -1,4 +1,4 @@
-"""A finished index: rows of SQLite by number or key, and columns in memory maps. Safe in threads."""
+"""A finished index: rows of SQLite by number or key, and columns in memory maps. Thread-safe."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Index:
     def _note_shown(self) -> None:
         present = self.columns["present"].astype(np.bool_)
         self.complete = bool(present.all())
-        """Whether every sample is shown; False where shards are damaged, or some samples are selected."""
+        """Whether every sample is shown; False if shards are damaged or a selection is active."""
         self.shown, self.hidden = (np.flatnonzero(those).astype(np.uint32) for those in (present, ~present))
         """Numbers of the samples that are shown, and of the others."""
 

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class OpenedDataset:
-    """One data set. Safe in threads."""
+    """One data set. Thread-safe."""
 
     def __init__(self, directory: Path, *, number: int, num_workers: int) -> None:
         """Open a data set and build its index where that is missing; ShardError if there is no data set."""
@@ -39,7 +39,7 @@ class OpenedDataset:
         self.number = number
         """Its place on the command line, from 0; pages about it lie below /NUMBER/."""
         self.name = directory.resolve().name if directory.name in ("", ".", "..") else directory.name
-        """What pages call it."""
+        """Name shown on pages."""
         self.info = read_dataset(directory)
         self.records = read_records(directory)
         self.totals = sum_records(self.records.values())

@@ -144,7 +144,7 @@ def captions_of(sample: Sample) -> list[str]:
 
 
 def facts(dataset: OpenedDataset, found: IndexedSample, sample: Sample, offset: int | None) -> dict[str, str]:
-    """Return what there is to say of a sample in a line each."""
+    """Return the facts about a sample, one per line."""
     regions = sample.regions
     place = data_path(dataset.directory, found.shard, dataset.info.storage)
     where = f"byte {offset:,}" if offset is not None else f"LMDB key {found.key}"
@@ -160,7 +160,7 @@ def facts(dataset: OpenedDataset, found: IndexedSample, sample: Sample, offset: 
 
 
 def regions_of(info: DatasetInfo, sample: Sample) -> list[dict[str, Any]]:
-    """Return what the page shows of each region, the highest score first; without scores in the order of the file."""
+    """Return the data of each region for the page, sorted by descending score, or in file order without scores."""
     regions = sample.regions
     order = np.arange(len(regions))
     if regions.object_scores is not None:

@@ -1,4 +1,4 @@
-"""What a page of another origin, or a name server that points at this machine, must not get: everything.
+"""Refuse requests from pages of other origins and requests through DNS rebinding.
 
 The server listens on a loopback address; a browser on this machine still opens pages from anywhere, and these may send
 requests here. So the name in Host must be one of this machine (no DNS rebinding), and a request that says where it
@@ -27,7 +27,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-"""Of each response, unless it sets a header itself."""
+"""Headers of each response, unless it sets them itself."""
 
 
 def refusal(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:

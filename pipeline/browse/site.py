@@ -1,4 +1,4 @@
-"""All that is browsed at once: data sets, their photographs, and the model that is asked about them."""
+"""The content of the server: data sets, their photographs, and the model that answers questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Site:
-    """What the server shows."""
+    """The content that the server shows."""
 
     datasets: tuple[OpenedDataset, ...]
     similar: tuple[SimilarRegions, ...]

@@ -1,4 +1,4 @@
-"""One filter as a set of samples that is not listed before it has to be.
+"""One filter as a set of samples that is evaluated lazily.
 
 A term knows how many entries of the index it would read to list its samples, and checks given samples by themselves.
 So a search lists the smallest of its terms only, and checks these samples with the others: its work grows with the

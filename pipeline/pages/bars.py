@@ -1,4 +1,4 @@
-"""Charts of bars: what a page shows of counted things. The template `charts.html` draws them."""
+"""Bar charts of counts. The template `charts.html` draws them."""
 
 from __future__ import annotations
 

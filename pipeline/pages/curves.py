@@ -1,4 +1,4 @@
-"""The curves of a run as small multiples: what was measured against the step it was measured at.
+"""The curves of a run as small multiples: metrics against steps.
 
 Colours are placeholders that `svg` replaces by CSS variables, so that one drawing is readable on light and on dark.
 """
@@ -94,7 +94,7 @@ LEARNING_PANELS = (
         share=True,
     ),
 )
-"""What is learnt."""
+"""Panels of learning metrics."""
 
 PANELS = (
     *LEARNING_PANELS,

@@ -1,4 +1,4 @@
-"""A page in one file that needs nothing else and no network: its frame, its style, and tables."""
+"""A self-contained HTML page that needs no network: its frame, its style, and tables."""
 
 from __future__ import annotations
 

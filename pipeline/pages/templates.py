@@ -1,4 +1,4 @@
-"""The Jinja2 templates of all pages. Every value is escaped; a name that a template misspells is an error."""
+"""The Jinja2 templates of all pages. Every value is escaped; undefined names in a template are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which annotation files there are, and which rows of them one scene makes."""
+"""The annotation files of the data set, and their rows for each scene."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COCO: dict[str, Any] = {"info": INFO, "licenses": LICENSES, "images": ROWS}
 
 
 class Row(NamedTuple):
-    """A row and where it goes: a file, and the array in it where it has several."""
+    """A row and its destination: a file, and the array in it if the file has several."""
 
     path: str
     name: str

@@ -1,4 +1,4 @@
-"""Five captions of a scene, each from another point of view, all of them true."""
+"""Five correct captions of a scene, each of a different kind."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Objects = Sequence[SceneObject]
 
 
 def _loose(item: SceneObject, draws: Draws) -> Description:
-    """Return a description of `item` as a passer-by gives one: its colour, its shape, and at times more."""
+    """Return an informal description of `item`: its colour, its shape, and sometimes more."""
     said = draws.sample([name for name in VALUES if name not in ("colour", "shape")], draws.between(0, 2))
     return described(item, ["colour", *said, "shape"])
 
 
 def _inventory(objects: Objects, draws: Draws) -> str:
-    """Say how many there are of each colour and shape."""
+    """Return a caption with the number of objects of each colour and shape."""
     counts = Counter((item.colour, item.shape) for item in objects)
     kinds = draws.shuffled(sorted(counts))
     parts = [numbered(Description(colour=colour, shape=shape), counts[colour, shape]) for colour, shape in kinds]
@@ -41,7 +41,7 @@ def _inventory(objects: Objects, draws: Draws) -> str:
 
 
 def _relation(objects: Objects, draws: Draws) -> str | None:
-    """Say how one object stands to another."""
+    """Return a caption with the spatial relation of two objects."""
     pairs = [(a, b) for a, b in permutations(objects, 2) if relations(a, b)]
     if not pairs:
         return None
@@ -52,14 +52,14 @@ def _relation(objects: Objects, draws: Draws) -> str | None:
 
 
 def _catalogue(objects: Objects, draws: Draws) -> str:
-    """Name each colour and shape there is once, five at most, in the order of the alphabet."""
+    """Return a caption that lists up to five combinations of colour and shape in alphabetical order."""
     kinds = sorted({(item.shape, item.colour) for item in objects})[:5]
     named = listed([article(Description(colour=colour, shape=shape).phrase()) for shape, colour in kinds])
     return draws.choice(["{}", "a picture with {}", "you can see {}"]).format(named)
 
 
 def _share(objects: Objects, draws: Draws) -> str:
-    """Say how many of the objects have an attribute in common, and which they are."""
+    """Return a caption about the number of objects with a common attribute, and what they are."""
     attribute = draws.choice([name for name in VALUES if name != "shape"])
     value = getattr(draws.choice(objects), attribute)
     having = [item for item in objects if getattr(item, attribute) == value]
@@ -73,7 +73,7 @@ def _share(objects: Objects, draws: Draws) -> str:
 
 
 def _extreme(objects: Objects, draws: Draws) -> str | None:
-    """Say which object is the outermost on one side, and which are the others."""
+    """Return a caption about the outermost object on one side and the other objects."""
     sides = {"left of": "leftmost", "right of": "rightmost", "above": "topmost", "below": "lowest"}
     found = [(sides[relation], item) for relation in OPPOSITES if (item := furthest(relation, objects))]
     if not found:
@@ -88,7 +88,7 @@ _VIEWS: tuple[Callable[[Objects, Draws], str | None], ...] = (_inventory, _relat
 
 
 def captions(scene: Scene) -> list[str]:
-    """Return five captions, each a sentence with or without a full stop, as annotators write them."""
+    """Return five captions, with or without a final full stop, like those of annotators."""
     draws = Draws(scene.seed, scene.index, Stream.CAPTIONS)
     said = [view(scene.objects, draws) or _catalogue(scene.objects, draws) for view in draws.shuffled(_VIEWS)]
     return [caption[0].upper() + caption[1:] + ("." if draws.chance(60) else "") for caption in said]

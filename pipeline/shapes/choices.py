@@ -1,4 +1,4 @@
-"""Questions with four answers and four reasons, of which one each is true (Zellers et al. 2019, VCR).
+"""Questions with four answers and four reasons, of which one each is correct (Zellers et al. 2019, VCR).
 
 The four are the two facts of the truth, each as it is and changed, in all combinations: so no choice is the odd one
 out, and the text alone tells nothing. What is changed is never the shape, which the tags of the objects give away.
@@ -19,13 +19,13 @@ from vilbert.pipeline.shapes.scene import COLOURS, Scene, SceneObject
 
 CHOICES_A_SCENE = 10
 TRIES = 6
-"""How often each kind of question is asked of a scene."""
+"""Frequency of each kind of question."""
 _LOOKS = ("colour", "texture", "size")
 Tokens = list[str | list[int]]
 """Words, and lists of positions of objects."""
 Objects = Sequence[SceneObject]
 Pair = tuple[str, str]
-"""A fact as it is, and changed."""
+"""A true fact and a changed one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,20 +35,20 @@ class Choices:
     question: Tokens
     answers: tuple[Tokens, ...]
     answer_label: int
-    """Position of the true answer."""
+    """Index of the correct answer."""
     rationales: tuple[Tokens, ...]
     rationale_label: int
-    """Position of the true reason."""
+    """Index of the correct reason."""
 
 
 def _four(first: Pair, second: Pair, draws: Draws) -> tuple[list[Pair], int]:
-    """Return the combinations in random order, and where the true one is."""
+    """Return the combinations in random order, and the index of the correct one."""
     mixed = draws.shuffled(list(product(first, second)))
     return mixed, mixed.index((first[0], second[0]))
 
 
 def _changed(item: SceneObject, attribute: str, objects: Objects, draws: Draws) -> Pair:
-    """Return the object's value and another, from another object where one has another."""
+    """Return the object's value and a different one, taken from another object if possible."""
     value: str = getattr(item, attribute)
     around = sorted({getattr(other, attribute) for other in objects} - {value})
     return value, draws.choice(around) if around else other_value(attribute, value, draws)
@@ -64,13 +64,13 @@ def _beside(item: SceneObject, objects: Objects, draws: Draws) -> Pair:
 
 
 def _tagged(objects: Objects) -> list[int]:
-    """Return the positions of objects whose shape no other has."""
+    """Return the positions of objects with a unique shape."""
     counts = Counter(item.shape for item in objects)
     return [position for position, item in enumerate(objects) if counts[item.shape] == 1]
 
 
 def _one(objects: Objects, draws: Draws) -> Choices | None:
-    """Ask what an object looks like; the reason says what else it is, and what is beside it."""
+    """Ask about the appearance of an object; the reason gives other attributes and a neighbour."""
     tagged = _tagged(objects)
     if not tagged:
         return None
@@ -88,7 +88,7 @@ def _one(objects: Objects, draws: Draws) -> Choices | None:
 
 
 def _two(objects: Objects, draws: Draws) -> Choices | None:
-    """Ask what two objects look like; the reason says what else they are."""
+    """Ask about the appearance of two objects; the reason gives other attributes."""
     tagged = _tagged(objects)
     if len(tagged) < 2:
         return None

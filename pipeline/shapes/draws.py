@@ -20,7 +20,7 @@ _BLOCK = 128  # words drawn at a time
 
 
 class Stream(IntEnum):
-    """What a draw is for; each has its own part of the generator's counter."""
+    """Purpose of a draw; each purpose has its own range of the generator's counter."""
 
     OBJECTS = 0
     BACKGROUND = 1
@@ -38,17 +38,17 @@ class Draws:
         self._block: list[int] = []
 
     def below(self, bound: int) -> int:
-        """Return a whole number in [0, bound), for bounds below 2**32."""
+        """Return an integer in [0, bound), for bounds below 2**32."""
         if not self._block:
             self._block = self._words.random_raw(_BLOCK).tolist()
         return ((self._block.pop() >> 32) * bound) >> 32
 
     def between(self, low: int, high: int) -> int:
-        """Return a whole number in [low, high], both ends included."""
+        """Return an integer in [low, high], inclusive."""
         return low + self.below(high - low + 1)
 
     def chance(self, percent: int) -> bool:
-        """Return True in `percent` of a hundred draws."""
+        """Return True with a probability of `percent` / 100."""
         return self.below(100) < percent
 
     def choice(self, values: Sequence[T]) -> T:
@@ -65,6 +65,6 @@ class Draws:
         return self.sample(values, len(values))
 
     def octets(self, count: int) -> NDArray[np.uint8]:
-        """Return `count` random bytes, the same on machines of either byte order."""
+        """Return `count` random bytes, independent of the machine's byte order."""
         words = self._words.random_raw(-(-count // 8)).astype("<u8")
         return words.view(np.uint8)[:count]

@@ -1,4 +1,4 @@
-"""Expressions that refer to one object of a scene and to no other."""
+"""Referring expressions that identify exactly one object of a scene."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _SIDES = {"left of": "leftmost", "right of": "rightmost", "above": "topmost", "b
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """One object and what it is called."""
+    """An object and its expressions."""
 
     position: int
-    """Of the object in its scene."""
+    """Position of the object in its scene."""
     expressions: tuple[str, ...]
     """Lower case, without punctuation."""
 
 
 def _vague(item: SceneObject, objects: Objects) -> list[Description]:
-    """Return the short descriptions that fit `item` and others."""
+    """Return the short descriptions that match `item` and other objects."""
     short = [described(item, said) for said in (["shape"], ["colour"], ["colour", "shape"], ["texture", "shape"])]
     return [description for description in short if description.count(objects) > 1]
 
 
 def _beside(item: SceneObject, vague: Description, objects: Objects, draws: Draws) -> str | None:
-    """Return the vague description made sharp by another object: `star left of the ring`."""
+    """Return an ambiguous description made unique by a relation to another object: `star left of the ring`."""
     rivals = [other for other in objects if other is not item and vague.fits(other)]
     found = [
         (relation, other)

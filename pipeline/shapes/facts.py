@@ -1,4 +1,4 @@
-"""What can be said of a scene without doubt: which words single an object out, and which object is left of which.
+"""Unambiguous facts about a scene: descriptions that identify an object, and spatial relations between objects.
 
 Everything that is written about a scene (captions, questions, choices, expressions) is made from these.
 """
@@ -24,7 +24,7 @@ MARGIN = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """Words for objects; an attribute that is None goes unsaid."""
+    """A description of objects; attributes that are None are omitted."""
 
     size: str | None = None
     texture: str | None = None
@@ -32,11 +32,11 @@ class Description:
     shape: str | None = None
 
     def words(self) -> list[str]:
-        """Return what is said, in English order, without the noun for an unsaid shape."""
+        """Return the words in English order, without a noun if the shape is omitted."""
         return [value for name in VALUES if (value := getattr(self, name)) is not None]
 
     def fits(self, item: SceneObject) -> bool:
-        """Return whether everything said is true of `item`."""
+        """Return whether the description matches `item`."""
         return (
             self.size in (None, item.size)
             and self.texture in (None, item.texture)
@@ -45,7 +45,7 @@ class Description:
         )
 
     def count(self, objects: Iterable[SceneObject]) -> int:
-        """Return how many of `objects` it fits."""
+        """Return the number of `objects` that the description matches."""
         return sum(self.fits(item) for item in objects)
 
     def phrase(self, count: int = 1) -> str:
@@ -56,7 +56,7 @@ class Description:
         return " ".join([*(word for word in self.words() if word != self.shape), noun])
 
     def without(self, attribute: str) -> Description:
-        """Return the description with one attribute unsaid."""
+        """Return the description without one attribute."""
         return replace(self, **{attribute: None})
 
 
@@ -86,7 +86,7 @@ def looks(item: SceneObject) -> tuple[str, str, str, str]:
 
 
 def names_of(item: SceneObject, objects: Sequence[SceneObject], *, without: str = "") -> list[Description]:
-    """Return the descriptions that fit `item` alone and from which no word can be dropped.
+    """Return the descriptions that match only `item` and from which no word can be removed.
 
     `without` names an attribute that must not be said. Empty where another object looks the same.
     """
@@ -95,7 +95,7 @@ def names_of(item: SceneObject, objects: Sequence[SceneObject], *, without: str 
 
 
 def _shared(first: SceneObject, second: SceneObject) -> frozenset[str]:
-    """Return the attributes in which two objects look the same."""
+    """Return the attributes that two objects have in common."""
     pairs = zip(VALUES, looks(first), looks(second), strict=True)
     return frozenset(name for name, value, other in pairs if value == other)
 
@@ -129,7 +129,7 @@ def relations(first: SceneObject, second: SceneObject) -> list[str]:
 
 
 def spoken(relation: str, draws: Draws) -> str:
-    """Return the relation as people say it: `to the left of`, `left of`, `above`."""
+    """Return a natural wording of the relation: `to the left of`, `left of`, `above`."""
     if relation in ("left of", "right of") and draws.chance(70):
         return f"to the {relation}"
     return relation

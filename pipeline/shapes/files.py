@@ -1,4 +1,4 @@
-"""Annotation files, filled row by row: their size on disk does not show in memory."""
+"""Annotation files that are written row by row, in constant memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def compact(value: Any) -> bytes:
 
 
 class JsonFile:
-    """A JSON object some of whose members are arrays that grow; or, without a frame, one array.
+    """A JSON object with some members that are growing arrays or, without a frame, a single array.
 
-    The arrays wait in unnamed temporary files until `close` puts the file together.
+    The arrays are kept in unnamed temporary files until `close` assembles the file.
     """
 
     def __init__(self, path: Path, frame: Frame | None) -> None:
@@ -58,23 +58,23 @@ class JsonFile:
         self.discard()
 
     def discard(self) -> None:
-        """Forget the rows."""
+        """Discard the rows."""
         for part in self._parts.values():
             part.close()
 
 
 class LineFile:
-    """A file of lines: text as it is, anything else as JSON."""
+    """A file of lines: strings are written unchanged, other values as JSON."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
 
     def add(self, row: Any, name: str = "") -> None:
-        """Add a line; `name` is there for the likeness with JsonFile."""
+        """Add a line; `name` exists for compatibility with JsonFile."""
         self._file.write((row.encode("ascii") if isinstance(row, str) else compact(row)) + b"\n")
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Write the buffered lines."""
         self._file.close()
 
     discard = close

@@ -1,4 +1,4 @@
-"""A scene as rows of the files about images and captions: COCO, Karpathy's split and Conceptual Captions.
+"""The rows of a scene in the image and caption files: COCO, Karpathy's split and Conceptual Captions.
 
 Field for field as published: cocodataset.org/#format-data; `dataset_coco.json` of Karpathy and Fei-Fei 2015;
 ai.google.com/research/ConceptualCaptions.

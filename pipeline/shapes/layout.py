@@ -15,7 +15,7 @@ LABELLED_SPLITS = ("train", "val")
 FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
 """COCO's folder of images of each split."""
 URL = "https://shapes.invalid"
-"""Stands for a web site in fields that must hold one; `.invalid` resolves nowhere (RFC 2606)."""
+"""Placeholder for fields that require a web site; `.invalid` never resolves (RFC 2606)."""
 
 
 def image_id(index: int) -> int:

@@ -1,4 +1,4 @@
-"""How well an extractor's regions find the objects of scenes, by the COCO evaluation (`pip install pycocotools`)."""
+"""Evaluate an extractor's regions on scenes with the COCO metrics (`pip install pycocotools`)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Measures:
     """Fractions from 0 to 1, of all objects of the scenes."""
 
     map50: float
-    """Mean over classes of the average precision at an intersection over union of 0.5; 100 regions an image at most."""
+    """Mean average precision over classes at an intersection over union of 0.5, with at most 100 regions per image."""
     map50_95: float
     """The same, averaged over thresholds from 0.5 to 0.95, as COCO reports it."""
     recall: float
-    """Objects that a region of their class covers at 0.5."""
+    """Fraction of objects that a region of their class covers with an IoU of 0.5."""
     attributes: float
-    """Of those objects, the ones whose best such region has the right attribute."""
+    """Fraction of those objects whose best such region has the correct attribute."""
 
 
 def measure(extractor: Extractor, scenes: Sequence[Scene]) -> Measures:

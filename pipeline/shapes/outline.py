@@ -1,4 +1,4 @@
-"""The shapes as pixels: how much of each pixel of a small tile a shape covers.
+"""The shapes as pixels: the coverage of each pixel of a small tile by a shape.
 
 All geometry is in whole numbers, so a tile is the same on every machine and under every version of the imaging library.
 """

@@ -1,4 +1,4 @@
-"""Questions about a scene, with the ten answers that people would give.
+"""Questions about a scene, each with ten simulated answers of annotators.
 
 The answer cannot be told from the question: yes and no are drawn before the question is made to fit, and where an
 answer is a number, the number is drawn before what is counted. Each kind of question is a function from the scene to
@@ -28,10 +28,10 @@ class Question:
     """One question, its true answer, and what the annotators wrote."""
 
     kind: str
-    """What is asked; the same word for all questions made alike."""
+    """Kind of the question."""
     text: str
     answer: str
-    """The truth, and the most frequent of `answers`."""
+    """The correct answer, which is also the most frequent of `answers`."""
     answers: tuple[tuple[str, str], ...] = ()
     """Ten of (answer, confidence): confidence is yes, maybe or no."""
 
@@ -78,7 +78,7 @@ def _exists(objects: Objects, draws: Draws) -> Question | None:
 
 
 def _how_many(objects: Objects, draws: Draws) -> Question:
-    """Ask how many objects a description fits; of the numbers that occur, each is as likely."""
+    """Ask how many objects match a description; each number that occurs is equally likely."""
     attribute = draws.choice(list(VALUES))
     asked = [Description(), *(Description(**{attribute: value}) for value in VALUES[attribute])]
     counts = [description.count(objects) for description in asked]
@@ -89,7 +89,7 @@ def _how_many(objects: Objects, draws: Draws) -> Question:
 
 
 def _attribute(attribute: str, form: str) -> Callable[[Objects, Draws], Question | None]:
-    """Return the kind of question that asks for one attribute of an object named by its others."""
+    """Return the kind of question that asks for one attribute of an object described by its other attributes."""
 
     def ask(objects: Objects, draws: Draws) -> Question | None:
         named = [(item, names) for item in objects if (names := names_of(item, objects, without=attribute))]
@@ -110,7 +110,7 @@ _KINDS: tuple[Callable[[Objects, Draws], Question | None], ...] = (
     *(_attribute("size", "What size is the {}?"),) * 4,
     *(_attribute("texture", "What pattern is on the {}?"),) * 4,
 )
-"""How often each kind is asked of a scene: 38 % of the answers are yes or no and 12 % numbers, as in VQA v2."""
+"""Frequency of each kind of question: 38 % of the answers are yes or no and 12 % numbers, as in VQA v2."""
 
 
 def _mistakes(answer: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A scene as pixels."""
+"""Render a scene as pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _background(scene: Scene, draws: Draws) -> NDArray[np.int32]:
 
 @cache
 def _dark(texture: str, side: int) -> NDArray[np.bool_]:
-    """Return [side, side] where the texture's dark part lies, read-only."""
+    """Return a read-only mask [side, side] of the dark part of the texture."""
     x, y = np.arange(side)[None, :], np.arange(side)[:, None]
     dark = np.zeros((side, side), dtype=bool)
     match texture:
@@ -72,7 +72,7 @@ def _draw(canvas: NDArray[np.int32], item: SceneObject, draws: Draws) -> None:
 
 
 def paint(scene: Scene) -> NDArray[np.uint8]:
-    """Return the scene's pixels [height, width, 3], RGB; in whole numbers, so the same everywhere."""
+    """Return the scene's RGB pixels [height, width, 3], computed in integers, so they are the same on all machines."""
     draws = Draws(scene.seed, scene.index, Stream.BACKGROUND)
     canvas = _background(scene, draws)
     for item in scene.objects:

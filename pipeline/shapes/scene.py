@@ -1,4 +1,4 @@
-"""A scene: what is in one picture, as a pure function of (seed, index)."""
+"""A scene: the content of one image, as a pure function of (seed, index)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SceneObject:
     angle: int
     """Degrees clockwise."""
     box_xyxy: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Tight about the visible pixels; the right and lower ends are exclusive."""
+    """Bounding box of the visible pixels; the right and lower ends are exclusive."""
     area: int = 0
     """Visible pixels."""
 
@@ -58,7 +58,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """A picture's content; an object hides what it covers of those before it."""
+    """The content of an image; an object hides the parts of earlier objects that it covers."""
 
     seed: int
     index: int
@@ -67,7 +67,7 @@ class Scene:
     objects: tuple[SceneObject, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scene as plain containers, as a line of `scenes.jsonl` holds it."""
+        """Return the scene as plain containers, as in a line of `scenes.jsonl`."""
         return asdict(self)
 
 
@@ -104,7 +104,7 @@ def _covered(item: SceneObject, seen: NDArray[np.int8]) -> NDArray[np.int64]:
 
 
 def _place(wanted: list[tuple[str, str, str, str]], width: int, height: int, draws: Draws) -> list[SceneObject]:
-    """Place objects one over another; one that finds no room in so many tries is left out."""
+    """Place objects over each other; an object without room after the maximum number of tries is omitted."""
     placed: list[SceneObject] = []
     seen = np.full((height, width), -1, dtype=np.int8)
     whole, left = np.zeros((2, MOST_OBJECTS), dtype=np.int64)  # pixels of each object, and those still visible
@@ -126,7 +126,7 @@ def _place(wanted: list[tuple[str, str, str, str]], width: int, height: int, dra
 
 
 def _measured(item: SceneObject, visible: NDArray[np.bool_]) -> SceneObject:
-    """Return the object with its box and area, from the pixels at which it is seen."""
+    """Return the object with its box and area, computed from its visible pixels."""
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     fields = {name: getattr(item, name) for name in SceneObject.__dataclass_fields__}
     fields["box_xyxy"] = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)

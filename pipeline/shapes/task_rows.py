@@ -1,4 +1,4 @@
-"""A scene as rows of the files of three tasks: VQA v2, VCR v1 and REFER (RefCOCOg).
+"""The rows of a scene in the files of three tasks: VQA v2, VCR v1 and REFER (RefCOCOg).
 
 Field for field as published: visualqa.org/download, visualcommonsense.com/download (readme of vcr1annots),
 github.com/lichengunc/refer.
@@ -56,7 +56,7 @@ def answer_rows(scene: Scene, questions: Sequence[Question]) -> list[Row]:
 
 
 def _spelled(tokens: Tokens) -> str:
-    """Return tokens as the annotator typed them, where tags count from 1."""
+    """Return tokens as typed by an annotator, with tags that count from 1."""
     words = [token if isinstance(token, str) else ",".join(str(tag + 1) for tag in token) for token in tokens]
     return " ".join(words).replace(" .", ".").replace(" ?", "?")
 
@@ -68,7 +68,7 @@ def _origins(label: int, count: int) -> list[int]:
 
 
 def choices_row(scene: Scene, asked: Choices, position: int) -> Row:
-    """Return a line of VCR's `{train,val,test}.jsonl`; `test` goes without what gives the answers away."""
+    """Return a line of VCR's `{train,val,test}.jsonl`; `test` does not include the answers."""
     split, number = split_of(scene.index), numbered_id(scene.index, position)
     row: dict[str, Any] = {
         "movie": FOLDERS[split],

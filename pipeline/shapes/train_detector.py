@@ -1,4 +1,4 @@
-"""Train the `shapes` detector on scenes drawn as it goes, and measure it on scenes that it never saw.
+"""Train the `shapes` detector on scenes that are generated during training, and evaluate it on held-out scenes.
 
     python -m vilbert.pipeline.shapes.train_detector --output shapes_frcnn.safetensors
 

@@ -1,4 +1,4 @@
-"""dataset.json: the description of a data set and, once it is complete, its totals."""
+"""dataset.json: the description of a data set, with totals once it is complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDY = "restore it from a copy, or extract into another folder"
 
 
 MAX_CHANNELS = 1 << 16
-"""Maximum feature channels, or classes kept, of a region: models and batches are sized before a sample is read."""
+"""Maximum number of feature channels, or of classes, per region: models and batches are allocated with it."""
 _SINCE_2 = ("shard_starts", "converted")
 
 
@@ -42,7 +42,7 @@ def _require_value(value: Any) -> Any:
 
 @document
 class Totals:
-    """Totals of all finished shards."""
+    """Totals over the finished shards."""
 
     samples: Count
     """Number of samples in all shards."""
@@ -51,15 +51,15 @@ class Totals:
     bytes: Count
     """Size of all files of samples."""
     dropped: Counts = field(default_factory=dict)
-    """Number of rows that the settings drop on purpose, by reason."""
+    """Rows that the settings exclude on purpose, by reason."""
 
 
 NOTHING = Totals(samples=0, failures={}, bytes=0)
-"""Of a data set without a finished shard."""
+"""Totals of a data set without finished shards."""
 
 
 class ConvertedSource(TypedDict):
-    """A source of `vilbert convert`: its name, and its content by hash."""
+    """A source of `vilbert convert`: its name and the hash of its content."""
 
     name: str
     format: str
@@ -69,7 +69,7 @@ class ConvertedSource(TypedDict):
 
 
 class ConvertStep(TypedDict):
-    """A `vilbert convert` command: the rows that it wrote, their sources and the operations."""
+    """A `vilbert convert` command: the rows that it wrote, its sources and its operations."""
 
     rows: Count
     sources: Annotated[list[ConvertedSource], Len(1), Constraint("fail_fast", True)]
@@ -78,28 +78,30 @@ class ConvertStep(TypedDict):
 
 @document
 class DatasetInfo:
-    """The content of dataset.json. Shard i holds the rows [i * shard_size, (i + 1) * shard_size), or those that
-    `shard_starts` says. Rows are those of the manifest; of a converted data set those of its sources, one after the
-    other."""
+    """The content of dataset.json.
+
+    Shard i holds the rows [i * shard_size, (i + 1) * shard_size), or those given by `shard_starts`. Rows are those of
+    the manifest or, for a converted data set, those of its sources in order.
+    """
 
     storage: StorageFormat
     """Storage format of the shards."""
     shard_size: ShardSize
-    """Rows per shard; the last may have fewer. With `shard_starts`, the maximum of samples and failures per shard."""
+    """Rows per shard; the last may have fewer. With `shard_starts`, the maximum samples and failures of a shard."""
     shard_starts: Annotated[List[Count] | None, Validator("after", _require_value)] = None
-    """First row of each shard, if dropped rows or splits make the numbers of rows differ. Format 2."""
+    """First row of each shard, if dropped rows or splits make the number of rows vary. Format 2."""
     rows: Count
-    """Number of rows that the data set covers, from the first one."""
+    """Number of rows that the data set covers, starting with the first."""
     limit: Count | None = None
-    """The `--limit` that made `rows` smaller than the manifest; None without a limit."""
+    """The `--limit` with which `rows` is smaller than the manifest; None for the whole manifest."""
     manifest: str
     """Path of the manifest as given to the command; empty for a converted data set."""
     manifest_hash: str
-    """Content hash of the manifest; for a converted data set, the hash of `steps`."""
+    """The manifest's content hash; for a converted data set the hash of `steps`."""
     fields: dict[str, dict[str, Any]]
     """Arrays of a sample in stored order: dtype and shape by name, see `sample.describe_fields`."""
     feature_dim: Annotated[int, Interval(ge=0, le=MAX_CHANNELS)]
-    """D, number of feature channels of a region."""
+    """Number of feature channels per region, D."""
     class_names: List[str]
     """Names by class id; 0 is the background."""
     attribute_names: List[str]
@@ -107,17 +109,17 @@ class DatasetInfo:
     fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
-    """Everything that the regions depend on: weights, detector, decoding, selection, dtype, format number."""
+    """Everything that determines the regions: weights, detector, decoding, selection, dtype, format number."""
     software: dict[str, str]
-    """Versions of packages that the first run used, by name; not part of the fingerprint."""
+    """Versions of software in the first run, by name; informative, not part of the fingerprint."""
     converted: Annotated[List[ConvertStep], Len(1)] = ()
     """The `vilbert convert` commands that wrote the rows: `rows`, `sources` and `operations` of each. Format 2."""
     complete: bool = False
-    """Whether all shards are finished; otherwise the following fields are empty."""
+    """Whether all shards are done; the following fields are empty until then."""
     splits: Counts = field(default_factory=dict)
-    """Samples by split."""
+    """Number of samples by split."""
     totals: Totals = NOTHING
-    """Totals of all shards."""
+    """Totals over all shards."""
     records_sha256: Digest | None = None
     """`record.records_digest` of all records: one hash for the data set's content."""
 
@@ -137,7 +139,7 @@ class DatasetInfo:
 
     @property
     def format(self) -> int:
-        """Number of the format of the data set."""
+        """Format number of the data set."""
         later = self.totals.dropped or self.converted or self.shard_starts is not None
         return max(2 if later else 1, format_of(self.fields))
 
@@ -157,18 +159,18 @@ class DatasetInfo:
 
     @property
     def top_classes(self) -> int:
-        """K, number of most probable classes stored per region; 0 without class probabilities."""
+        """Number of most probable classes stored per region, K; 0 without class probabilities."""
         return int(self.fields["class_ids"]["shape"][1]) if "class_ids" in self.fields else 0
 
     @property
     def shards(self) -> int:
-        """The number of shards when complete."""
+        """Number of shards of the complete data set."""
         if self.shard_starts is not None:
             return len(self.shard_starts)
         return -(-self.rows // self.shard_size)
 
     def shard_rows(self, shard: int) -> tuple[int, int]:
-        """Return the rows [start, stop) that a shard covers; IndexError if there is no such shard."""
+        """Return the rows [start, stop) that a shard covers. Raise IndexError if the shard does not exist."""
         if not 0 <= shard < self.shards:
             raise IndexError(f"shard {shard} of {self.shards}")
         if self.shard_starts is not None:
@@ -183,11 +185,11 @@ def fingerprint_digest(fields: Mapping[str, Any]) -> str:
 
 
 class Tally:
-    """Sums over records, which are added one by one and not kept."""
+    """Running totals of records, which are added one by one and not kept."""
 
     def __init__(self) -> None:
         self.samples = 0
-        """Number of samples in the records so far."""
+        """Number of samples so far."""
         self._bytes = 0
         self._failures: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
@@ -203,7 +205,7 @@ class Tally:
 
     @property
     def rows(self) -> int:
-        """Number of rows in the records so far: samples, failures and dropped rows."""
+        """Number of rows so far: samples, failures and dropped rows."""
         return self.samples + self._failures.total() + self._dropped.total()
 
     def totals(self) -> Totals:
@@ -231,9 +233,9 @@ def sum_records(records: Iterable[ShardRecord]) -> Totals:
 
 
 def contradiction(info: DatasetInfo, records: Sequence[ShardRecord]) -> str | None:
-    """Return how the dataset.json of a complete data set contradicts its records; None if it does not.
+    """Return an inconsistency between a complete data set's dataset.json and its records, or None.
 
-    records: all records, in the order of their shards.
+    `records` are all records in the order of their shards.
     """
     for record in records:
         if record.rows != info.shard_rows(record.shard):
@@ -283,8 +285,11 @@ def _are_arrays(fields: Mapping[str, Mapping[str, Any]], feature_dim: int) -> bo
 def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
     """Return a data set's dataset.json.
 
-    Raises MissingError if the folder does not exist, ShardError if it has none, UnsupportedFormatError for another
-    format number, CorruptShardError for damage.
+    Raises:
+        MissingError: The folder does not exist.
+        ShardError: The folder has no dataset.json.
+        UnsupportedFormatError: The format number is not supported.
+        CorruptShardError: The file is damaged.
     """
     path = Path(directory) / DATASET_FILE
     if not path.is_file():
@@ -302,7 +307,7 @@ def read_dataset(directory: str | os.PathLike[str]) -> DatasetInfo:
 
 
 def read_info(folder: Folder) -> DatasetInfo:
-    """Return the dataset.json of a local or remote folder; raises what `read_dataset` raises."""
+    """Return the dataset.json of a local or remote folder. Raises the errors of `read_dataset`."""
     with folder.local([DATASET_FILE]) as directory:
         if not (directory / DATASET_FILE).is_file():
             raise not_a_dataset(folder)
@@ -310,7 +315,7 @@ def read_info(folder: Folder) -> DatasetInfo:
 
 
 def encode_dataset(info: DatasetInfo) -> bytes:
-    """Return the bytes of dataset.json; the same for the same `info`."""
+    """Return the bytes of dataset.json, which are determined by `info`."""
     document = dataclasses.asdict(info)
     if not info.totals.dropped:
         del document["totals"]["dropped"]

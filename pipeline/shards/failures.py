@@ -1,4 +1,4 @@
-"""Rows of the manifest without a sample: one line of JSON each, in `failures/NNNNNN.jsonl`."""
+"""Failed manifest rows: one line of JSON each, in `failures/NNNNNN.jsonl`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vilbert.untrusted.documents import DocumentError
 
 @document
 class FailureRow:
-    """Why a row of the manifest has no sample."""
+    """A manifest row without a sample, and the reason."""
 
     row: Count
-    """Its number in the manifest, from 0."""
+    """Row number in the manifest, from 0."""
     image_id: str
     """As in the manifest."""
     uri: str
     """As in the manifest."""
     reason: str
-    """A documented reason code."""
+    """Code of the failure, one of the documented set."""
     detail: str
-    """Description of the problem."""
+    """Description of the failure."""
 
 
 def encode_failures(rows: Iterable[FailureRow]) -> bytes:
@@ -41,7 +41,7 @@ def _encode_row(row: FailureRow) -> bytes:
 
 
 def read_failures(path: Path) -> list[FailureRow]:
-    """Return the rows of a file of failures; raise CorruptShardError with the line if it is damaged."""
+    """Return the rows of a file of failures. Raise CorruptShardError, naming the line, if it is damaged."""
     *lines, rest = read_bytes(path).split(b"\n")
     remedy = "delete the shard's record in shards/ and run the same `vilbert extract` or `vilbert convert` again"
     if rest:

@@ -1,4 +1,4 @@
-"""Read a document of a data set that begins with its format number: dataset.json, records, column.json."""
+"""Read a document of a data set that has a format number: dataset.json, records, column.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content; raise ShardError if it cannot be read."""
+    """Return a file's content. Raise ShardError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -29,15 +29,15 @@ def parse_document(
     """Return a document and its format number.
 
     Args:
-        kind: Its class, see `vilbert.documents`.
+        kind: Class of the document, see `vilbert.documents`.
         data: The file's content.
         path: Path of the file, for messages.
         remedy: What to do with a damaged file.
-        since_2: Fields that documents of format 1 do not have; they are optional in later formats.
+        since_2: Optional fields that exist since format 2.
 
     Raises:
-        UnsupportedFormatError: A newer version wrote it, whatever its other content.
-        CorruptShardError: It is not such a document; the message names the first wrong key.
+        UnsupportedFormatError: The format number is newer than this version supports.
+        CorruptShardError: The document is invalid. The message names the first invalid key.
     """
     try:
         document = decode_json(data)

@@ -1,7 +1,7 @@
-"""A sample's key: its name inside a shard, which every reader of tar files must be able to separate from suffixes.
+"""A sample's key: its name inside a shard, which every reader of tar files must be able to parse.
 
-WebDataset splits a member's name at its first dot, merges samples whose keys differ only after a dot, and treats
-names in double underscores as metadata. USTAR has 100 bytes for a name; the longest member suffix,
+WebDataset splits a member's name at its first dot, merges samples whose keys differ only after a dot, and treats names
+in double underscores as metadata. USTAR allows 100 bytes for a name, of which the longest member suffix,
 `.attribute_scores.npy`, takes 21.
 """
 
@@ -16,7 +16,7 @@ _DIGEST_LENGTH = 16
 
 
 def is_key(text: str) -> bool:
-    """Return whether `text` can be a key: 1 to 72 of A-Z a-z 0-9 _ -, not starting with a hyphen or two underscores."""
+    """Return whether `text` is a valid key: 1 to 72 of A-Z a-z 0-9 _ -, not starting with - or __."""
     return _KEY.fullmatch(text) is not None
 
 

@@ -21,10 +21,10 @@ from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 
 
 class Dataset(Sequence[Sample], Closing):
-    """The samples of a finished data set, in the order of the manifest; one shard is open at a time.
+    """The samples of a complete data set in manifest order. One shard is open at a time.
 
-    Do not use it from several threads, or for training: the loader of `vilbert.pipeline.train` keeps many shards open
-    and shuffles.
+    This class is not thread-safe. For training, use the loader in `vilbert.pipeline.train`, which shuffles and keeps
+    many shards open.
     """
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
@@ -49,13 +49,18 @@ class Dataset(Sequence[Sample], Closing):
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return a sample, or a list for a slice; IndexError out of range, CorruptShardError for damage."""
+        """Return a sample by index, or a list of samples for a slice.
+
+        Raises:
+            IndexError: The index is out of range.
+            CorruptShardError: The sample is damaged.
+        """
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
         at = index + len(self) if index < 0 else index
         if not 0 <= at < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        place = bisect_right(self._starts, at) - 1  # shards without samples are passed over
+        place = bisect_right(self._starts, at) - 1  # skips shards without samples
         return self._reader(place)[at - self._starts[place]]
 
     def __iter__(self) -> Iterator[Sample]:
@@ -63,7 +68,7 @@ class Dataset(Sequence[Sample], Closing):
         return (self[at] for at in range(len(self)))
 
     def close(self) -> None:
-        """Close the open shard; samples already read stay valid."""
+        """Close the open shard. Samples that were already read stay valid."""
         if self._open is not None:
             self._open[2].close()
             self._open = None
@@ -74,7 +79,7 @@ class Dataset(Sequence[Sample], Closing):
             with ExitStack() as stack:
                 shard = self._shards[place]
                 name = data_path(Path(), shard, self.info.storage)
-                # With the record, whose SHA-256 the reader compares.
+                # The record is included because the reader verifies its SHA-256.
                 files = [path.as_posix() for path in (name, record_path(Path(), shard))]
                 directory = stack.enter_context(self._folder.local(files))
                 reader = stack.enter_context(open_shard(directory / name))
@@ -83,15 +88,15 @@ class Dataset(Sequence[Sample], Closing):
 
 
 def open_dataset(place: str | os.PathLike[str]) -> Dataset:
-    """Open a data set of `vilbert extract` or `vilbert convert` as a sequence of samples.
+    """Open a data set that `vilbert extract` or `vilbert convert` wrote.
 
     Args:
-        place: Folder of the data set, or its URL.
+        place: Path or URL of its folder.
 
     Returns:
-        A sequence of samples in the order of the manifest, with `len`, indexing and iteration. Close it, or use `with`.
+        A sequence of samples in manifest order, with `len`, indexing, slicing and iteration. Close it, or use `with`.
 
     Raises:
-        ShardError: The data set does not exist or is not complete.
+        ShardError: There is no data set, or it is incomplete.
     """
     return Dataset(place)

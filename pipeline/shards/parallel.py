@@ -1,4 +1,4 @@
-"""Apply a function to many shards, in several processes if that is faster, with progress on a terminal."""
+"""Apply a function to many shards, in parallel processes if it is worthwhile, with progress on a terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vilbert.pipeline.errors import ShardError
 Result = TypeVar("Result")
 
 SMALL_BYTES = 64 << 20
-"""Up to this size, reading a data set takes less time than starting processes."""
+"""Data sets up to this size are read faster than processes start."""
 
 
 def worker_count(asked: int, total_bytes: int) -> int:
-    """Return the number of processes for `total_bytes`: the requested one; for 0 one per core, or 1 for few bytes."""
+    """Return the number of processes for `total_bytes`: `asked`, or if it is 0 one per core, or 1 for few bytes."""
     return asked or (1 if total_bytes <= SMALL_BYTES else cores())
 
 
@@ -36,9 +36,12 @@ def cores() -> int:
 def map_shards(
     function: Callable[[int], Result], shards: Sequence[int], *, workers: int, label: str
 ) -> Iterator[Result]:
-    """Yield the result of `function` for each shard as it completes; with 1 worker, in order and in this process.
+    """Yield the results of `function` for all shards in completion order; with 1 worker in this process, in order.
 
-    `function` and its results must be picklable. Raises what it raises, and ShardError if a process dies.
+    `function` and its results must be picklable. Its exceptions are propagated.
+
+    Raises:
+        ShardError: A process died.
     """
     workers = min(workers, len(shards))
     with tqdm(total=len(shards), desc=label, unit="shard", disable=None, file=sys.stderr) as bar:
@@ -58,7 +61,7 @@ def map_shards(
 
 @contextmanager
 def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Provide a pool of processes that end with the block, and with this process for whatever reason it ends."""
+    """Provide a process pool whose processes end with the block, or whenever this process ends."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_the_parent)
     try:
         yield pool
@@ -67,7 +70,7 @@ def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_the_parent() -> None:
-    # Ctrl-C ends the parent, which then stops its processes; they would each print a traceback.
+    # Ctrl-C ends the parent, which stops its processes; otherwise each of them would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 

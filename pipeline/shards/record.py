@@ -1,4 +1,4 @@
-"""A shard's record, its file that is written last: the content of the shard and its hash."""
+"""A shard's record: its content and hashes. It is the last file written for a shard."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from vilbert.pipeline.shards.location.layout import (
 from vilbert.settings import Validator
 
 LEAST_SAMPLE_BYTES = 256
-"""Minimum size of a sample in either storage: it has two arrays and metadata, each with a header."""
+"""Lower bound of a sample's size in either storage: it has two arrays and metadata, each with a header."""
 _AT_ONCE = 1000
 _REMEDY = "delete it and run the same `vilbert extract` or `vilbert convert` again: it rewrites this shard"
 
 
 def _check_key(value: str) -> str:
     if not is_key(value):
-        raise ValueError("is no key of a sample")
+        raise ValueError("is not a valid sample key")
     return value
 
 
@@ -46,16 +46,16 @@ Key = Annotated[str, Validator("after", _check_key)]
 
 @document
 class ShardRecord:
-    """Description of one shard. It does not depend on when, where and by how many workers it was made."""
+    """The content of one shard, independent of when, where and by how many workers it was written."""
 
     shard: Count
-    """Its number, from 0."""
+    """Index of the shard, from 0."""
     rows: tuple[Count, Count]
     """The manifest rows [start, stop) that it covers."""
     file: str
-    """Name of its file of samples, in the folder of the record."""
+    """Name of its file of samples, in the same folder."""
     samples: Count
-    """Number of samples; samples + failures + dropped rows = rows."""
+    """Number of samples. Samples, failures and dropped rows add up to the rows."""
     sha256: Digest
     """Hex digest of the file of samples."""
     first_key: Key | None
@@ -65,18 +65,18 @@ class ShardRecord:
     splits: Counts = field(default_factory=dict)
     """Number of samples by split."""
     failures: Counts = field(default_factory=dict)
-    """Number of failed rows by reason; reasons without rows are omitted."""
+    """Number of failed rows by reason, without zero counts."""
     failures_sha256: Digest
     """Hex digest of the shard's file of failures."""
     fingerprint: Digest
-    """Hex digest of the settings that made the shard, see dataset.json."""
+    """Hex digest of the settings that produced the shard, see dataset.json."""
     bytes: Count
     """Size of the file of samples."""
     dropped: Annotated[Counts, Len(1)] = field(default_factory=dict)
-    """Number of rows that the settings drop on purpose, by reason, counted by `vilbert convert`. Format 2."""
+    """Rows that the settings exclude on purpose, by reason; counted by `vilbert convert`. Format 2."""
 
     def to_json(self) -> builtins.bytes:
-        """Return the bytes of the record's file: format 1 if no row was dropped."""
+        """Return the bytes of the record's file, in format 1 if no row was dropped."""
         fields = dataclasses.asdict(self)
         if not self.dropped:
             del fields["dropped"]
@@ -84,7 +84,7 @@ class ShardRecord:
 
     @classmethod
     def from_json(cls, data: builtins.bytes, *, path: Path) -> ShardRecord:
-        """Return the record from the bytes of its file; `path` is used in the message of CorruptShardError."""
+        """Parse the bytes of a record's file. Raise CorruptShardError, naming `path`, if it is damaged."""
         record, number = parse_document(cls, data, path=path, remedy=_REMEDY, since_2=("dropped",))
         problem = "dropped is missing" if number > 1 and not record.dropped else record._contradiction()
         if problem:
@@ -102,17 +102,17 @@ class ShardRecord:
             return f"{self.samples} samples do not fit into {self.bytes} bytes"
         dropped = sum(self.dropped.values())
         if self.samples + failed + dropped != stop - start:
-            left_out = f", {failed} failures and {dropped} dropped rows" if dropped else f" and {failed} failures"
-            return f"{self.samples} samples{left_out} do not add up to its {stop - start} rows"
+            others = f", {failed} failures and {dropped} dropped rows" if dropped else f" and {failed} failures"
+            return f"{self.samples} samples{others} do not add up to its {stop - start} rows"
         if sum(self.splits.values()) != self.samples:
             return f"splits {self.splits} do not add up to {self.samples} samples"
         if (self.samples == 0) != (self.first_key is None) or (self.samples == 0) != (self.last_key is None):
-            return f"first_key {self.first_key!r} and last_key {self.last_key!r} do not go with {self.samples} samples"
+            return f"first_key {self.first_key!r} and last_key {self.last_key!r} do not match {self.samples} samples"
         return None
 
 
 def read_record(path: Path) -> ShardRecord:
-    """Return the record at `path`; raise CorruptShardError if it is damaged or belongs to another shard."""
+    """Return the record at `path`. Raise CorruptShardError if it is damaged or belongs to another shard."""
     record = ShardRecord.from_json(read_bytes(path), path=path)
     if path.name != f"{shard_name(record.shard)}.json":
         raise CorruptShardError(f"is the record of shard {record.shard}", path=path, remedy=_REMEDY)
@@ -120,19 +120,19 @@ def read_record(path: Path) -> ShardRecord:
 
 
 def read_records(directory: Path) -> dict[int, ShardRecord]:
-    """Return all records of a data set by shard, in order; raise CorruptShardError at the first damaged one."""
+    """Return all records of a data set by shard, in order. Raise CorruptShardError for the first damaged one."""
     return {shard: read_record(path) for shard, path in record_paths(directory).items()}
 
 
 def read_records_of(folder: Folder) -> dict[int, ShardRecord]:
-    """Return all records of a local or remote data set, as `read_records` does."""
+    """Return all records of a local or remote data set, like `read_records`."""
     shards = record_numbers(name for name, _ in folder.entries(SHARDS_FOLDER))
     with folder.local([record_path(Path(), shard).as_posix() for shard in shards]) as directory:
         return read_records(directory)
 
 
 def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRecord]:
-    """Yield the records of shards, in batches; ShardError if one does not exist or is damaged."""
+    """Yield the records of shards, reading several at a time. Raise ShardError if one is missing or damaged."""
     for start in range(0, len(shards), _AT_ONCE):
         some = shards[start : start + _AT_ONCE]
         with folder.local([record_path(Path(), shard).as_posix() for shard in some]) as directory:
@@ -141,7 +141,7 @@ def read_each_record(folder: Folder, shards: Sequence[int]) -> Iterator[ShardRec
 
 
 def records_digest(records: Iterable[ShardRecord]) -> str:
-    """Return the hex SHA-256 of the concatenated records' files, in the order of their shards."""
+    """Return the hex SHA-256 of the concatenated record files, in the order of their shards."""
     digest = hashlib.sha256()
     for record in sorted(records, key=lambda record: record.shard):
         digest.update(record.to_json())
@@ -149,10 +149,12 @@ def records_digest(records: Iterable[ShardRecord]) -> str:
 
 
 def is_done(directory: Path, shard: int) -> bool:
-    """Return whether a shard is finished: its record exists, is undamaged and matches the files beside it.
+    """Return whether a shard is finished: its record exists, is valid, and matches the shard's files.
 
-    The file of samples is compared by size, the file of failures by hash. A damaged record counts as missing. Raises
-    UnsupportedFormatError if a newer version wrote the record, because it must not be overwritten.
+    The file of samples is compared by size, the file of failures by hash. A damaged record counts as missing.
+
+    Raises:
+        UnsupportedFormatError: A newer version wrote the record, so it must not be overwritten.
     """
     if not record_path(directory, shard).exists():
         return False

@@ -1,6 +1,6 @@
-"""One image's sample: its regions, its metadata, and its files in a tar.
+"""The sample of one image: its regions and metadata, and their files in a tar.
 
-Shapes: N regions of the image; D feature channels and K most probable classes, constant within a data set.
+Shapes: N regions of the image; D feature channels and K most probable classes, constant in a data set.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from vilbert.pipeline.shards.small_features import (
 from vilbert.pipeline.shards.storage.npy import decode_npy, encode_npy
 
 FORMATS = (1, 2, 3)
-"""Format numbers of the whole data set: shards, records, dataset.json. FORMAT.md says when one is added."""
+"""Format numbers of shards, records and dataset.json. FORMAT.md documents when a number is added."""
 
 
 class Field(NamedTuple):
-    """One array of a sample as it is stored."""
+    """One stored array of a sample."""
 
     dtypes: tuple[str, ...]
-    """Possible dtypes, the usual one first."""
+    """NumPy names of the allowed dtypes, the default first."""
     axes: tuple[str, ...]
     """Letters of the legend above, or numbers."""
 
 
 SCALES = "feature_scales"
-"""The field that exists if features are stored in one byte per value, see `small_features`."""
+"""The field that exists if features are stored with one byte per value, see `small_features`."""
 FIELDS: dict[str, Field] = {
     "boxes": Field(("float32",), ("N", "4")),
     "features": Field(("float16", "float32", "int8", "uint8"), ("N", "D")),
@@ -55,10 +55,10 @@ FIELDS: dict[str, Field] = {
     "attribute_scores": Field(("float32",), ("N",)),
 }
 IMAGE_MEMBER = "jpg"
-"""The image's own bytes, optional: this name in a tar for every image format, as in img2dataset."""
+"""Member name of the optional image bytes, whatever the image's format, as in img2dataset."""
 MAX_SIDE = 2**31 - 1
-"""Maximum side of an image in pixels, and maximum number of boxes."""
-REGION_FIELDS = ("width", "height", "num_boxes")  # of KEY.json; they come from Regions, the rest from Sample.meta
+"""Maximum size of an image's side in pixels, and maximum number of boxes of an image."""
+REGION_FIELDS = ("width", "height", "num_boxes")  # fields of KEY.json from Regions; the others come from Sample.meta
 
 
 def field_names(
@@ -69,7 +69,7 @@ def field_names(
     attributes: bool = False,
     scales: bool = False,
 ) -> tuple[str, ...]:
-    """Return the names of a sample's arrays in the order in which they are stored."""
+    """Return the names of a sample's arrays in storage order."""
     there = (objects, classes, attributes, object_boxes, scales)
     groups = dict(zip((*PAIRS, ("object_boxes",), (SCALES,)), there, strict=True))
     absent = {name for names, there in groups.items() if not there for name in names}
@@ -77,7 +77,7 @@ def field_names(
 
 
 def member_names(fields: Iterable[str], *, image: bool = False) -> tuple[str, ...]:
-    """Return the parts of a sample's member names after `KEY.`, in the order in which they are stored."""
+    """Return the suffixes after `KEY.` of a sample's members, in storage order."""
     return (*(f"{name}.npy" for name in fields), *([IMAGE_MEMBER] if image else []), "json")
 
 
@@ -85,7 +85,7 @@ FIELD_LAYOUTS = tuple(
     field_names(objects=objects, object_boxes=object_boxes, classes=classes, attributes=attributes, scales=scales)
     for scales, object_boxes, objects, classes, attributes in itertools.product((True, False), *[(False, True)] * 4)
 )
-"""The combinations of arrays that a data set may have; the last one, all of format 2, is used in messages."""
+"""The combinations of arrays that samples may have; the last has all arrays of format 2, for messages."""
 MEMBER_LAYOUTS = tuple(member_names(fields, image=image) for fields in FIELD_LAYOUTS for image in (True, False))
 """The same as members of a tar."""
 
@@ -106,7 +106,7 @@ def describe_fields(
         top_classes: K; 0 for samples without class probabilities.
         attributes: Whether samples have attributes.
         objects: Whether samples have objects.
-        object_boxes: Whether samples have the refined boxes of the objects beside the proposals.
+        object_boxes: Whether samples have refined boxes of the objects in addition to the proposals.
         feature_dtype: dtype of the stored array: float16, float32, int8 or uint8.
     """
     sizes: dict[str, int | str] = {"N": "N", "2": 2, "4": 4, "D": feature_dim, "K": top_classes}
@@ -126,7 +126,7 @@ def describe_fields(
 
 
 def read_fields(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the arrays of `Sample.regions`, in the form of `fields`: features of one byte per value in float16."""
+    """Return the arrays of `Sample.regions` in the form of `fields`; one-byte features become float16."""
     found = {name: dict(field) for name, field in fields.items() if name != SCALES}
     if SCALES in fields:
         found["features"]["dtype"] = "float16"
@@ -134,7 +134,7 @@ def read_fields(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 
 
 def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
-    """Return the smallest format number that allows the `fields` of a dataset.json, for older software."""
+    """Return the lowest format number that supports the `fields` of a dataset.json; older software reads format 1."""
     if SCALES in fields:
         return 3
     usual = field_names(attributes="attribute_ids" in fields)
@@ -143,18 +143,18 @@ def format_of(fields: Mapping[str, Mapping[str, Any]]) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """One image of a data set. Raises ShardError if it cannot be stored."""
+    """One image of a data set. The constructor raises ShardError if it cannot be stored."""
 
     key: str
     """See `keys.sample_key`."""
     regions: Regions
-    """The regions that the detector found."""
+    """Detected regions."""
     meta: dict[str, Any]
     """JSON values: image_id (a required string), captions, split, uri, sha256 of the image's bytes, …"""
     image: bytes | None = None
-    """The image's own bytes, if the data set stores them."""
+    """Bytes of the image, if the data set stores them."""
     small: SmallFeatures | None = None
-    """The stored features, if they have one byte per value; `regions` has them in float16."""
+    """The stored features if they have one byte per value; `regions` has them in float16."""
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -176,7 +176,7 @@ class Sample:
         return {name: arrays[name] for name in FIELDS if name in arrays}
 
     def with_features(self, dtype: str) -> Sample:
-        """Return the sample with features stored as int8 or uint8 (float8); PrecisionError if that is too imprecise."""
+        """Return the sample with features as int8 or uint8 (float8). Raise PrecisionError if they are too imprecise."""
         small = compress(self.regions.features, dtype)
         return replace(self, regions=replace(self.regions, features=expand(small)), small=small)
 
@@ -192,16 +192,17 @@ def encode_metadata(sample: Sample) -> bytes:
 
 
 def encode_members(sample: Sample) -> list[tuple[str, bytes]]:
-    """Return the sample's members, (name after `KEY.`, content), in the order of `member_names`."""
+    """Return the sample's members, (suffix after `KEY.`, content), in the order of `member_names`."""
     members = [(f"{name}.npy", encode_npy(array)) for name, array in sample.arrays().items()]
     image = [] if sample.image is None else [(IMAGE_MEMBER, sample.image)]
     return [*members, *image, ("json", encode_metadata(sample))]
 
 
 def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path: Path) -> Sample:
-    """Return the sample of `encode_members`' output; its arrays are read-only views of the members.
+    """Decode the output of `encode_members`. Arrays are read-only views of the members.
 
-    path: the shard, for the message of the CorruptShardError that anything unexpected raises.
+    Raises:
+        CorruptShardError: A member is invalid. The message names `path`, the shard.
     """
     names = tuple(name for name, _ in members)
     if names not in MEMBER_LAYOUTS:
@@ -223,7 +224,7 @@ def decode_members(key: str, members: Sequence[tuple[str, memoryview]], *, path:
 def build_sample(
     key: str, arrays: Mapping[str, NDArray[Any]], metadata: bytes, *, path: Path, image: bytes | None = None
 ) -> Sample:
-    """Return a sample from its arrays and its KEY.json; raise CorruptShardError if they violate the format."""
+    """Return a sample from its arrays and its KEY.json. Raise CorruptShardError if they violate the format."""
     for name, array in arrays.items():
         expected = FIELDS[name]
         if array.dtype not in expected.dtypes or array.ndim != len(expected.axes):
@@ -245,9 +246,9 @@ def build_sample(
 
 
 def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], SmallFeatures | None]:
-    """Return stored arrays with float features, and the features of one byte per value if they are stored so.
+    """Return stored arrays with features as floating-point numbers, and the stored features if they differ.
 
-    Raises ValueError as `small_features` does.
+    Raises the errors of `small_features`.
     """
     found, small = dict(arrays), small_features(arrays)
     if small is not None:
@@ -257,9 +258,10 @@ def expand_features(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArr
 
 
 def small_features(arrays: Mapping[str, NDArray[Any]]) -> SmallFeatures | None:
-    """Return the features among stored arrays if they have one byte per value.
+    """Return the features of stored arrays if they have one byte per value, else None.
 
-    Raises ValueError if scales do not match the features, or are missing.
+    Raises:
+        ValueError: Scales are missing or do not match the features.
     """
     features, scales = arrays.get("features"), arrays.get(SCALES)
     if features is None:
@@ -276,9 +278,10 @@ def small_features(arrays: Mapping[str, NDArray[Any]]) -> SmallFeatures | None:
 
 
 def captions_of(sample: Sample, path: Path) -> list[str]:
-    """Return the captions of a sample, none if it has none.
+    """Return the captions of a sample.
 
-    path: its shard, for the message of the CorruptShardError that a list of anything but strings raises.
+    Raises:
+        CorruptShardError: The captions are not a list of strings. The message names `path`, the shard.
     """
     captions = sample.meta.get("captions", [])
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):

@@ -283,7 +283,7 @@ def test_heads_of_another_size_are_skipped_only_where_asked() -> None:
     }
     assert torch.equal(model.vil_prediction.logit_fc[3].weight, before["vil_prediction.logit_fc.3.weight"])
     assert torch.equal(model.vil_prediction.logit_fc[0].weight, state["vil_prediction.logit_fc.0.weight"])
-    assert "2 skipped for their size: vil_prediction.logit_fc.3.weight [9, 8], not [7, 8]" in str(report)
+    assert "2 skipped because of their size: vil_prediction.logit_fc.3.weight [9, 8], not [7, 8]" in str(report)
     assert json.loads(report.to_json())["mismatched"][0][1:] in ([[9, 8], [7, 8]], [[9], [7]])
 
 

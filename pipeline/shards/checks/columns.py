@@ -1,4 +1,4 @@
-"""Check the columns of a data set: that they are complete, and that they belong to its samples."""
+"""Check the columns of a data set: they must be complete and belong to its samples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vilbert.pipeline.shards.storage.verified import compare_sha256
 
 
 class _Task(NamedTuple):
-    """What a checking process needs of a column."""
+    """The input of a process that checks a column."""
 
     folder: Folder
     info: DatasetInfo
@@ -41,7 +41,7 @@ class _Task(NamedTuple):
 def check_columns(folder: Folder, info: DatasetInfo, *, deep: bool, workers: int) -> Iterator[Finding]:
     """Check all columns of a complete data set.
 
-    deep: read every byte. If the data set is behind a URL, a column's tar files are only read then.
+    With `deep`, every byte is read. The tar files of a column behind a URL are read only then.
     """
     for name in column_names(folder):
         found = [replace(finding, where=f"{COLUMNS_FOLDER}/{name}/{finding.where}")
@@ -89,7 +89,7 @@ def _check_column(folder: Folder, info: DatasetInfo, name: str, *, deep: bool, w
 
 
 def _check_shard(task: _Task, shard: int) -> list[tuple[str, str]]:
-    """Return (file, problem) pairs of one shard of a column."""
+    """Return (file, problem) pairs for one shard of a column."""
     file = data_path(Path(), shard, "tar").as_posix()
     try:
         return [(file, what) for what in _shard_problems(task, shard, file)]
@@ -147,7 +147,7 @@ def _value_problems(column: ColumnInfo, opened: ColumnReader, reader: ShardReade
 
 
 def _region_problems(column: ColumnInfo, sample: Sample, reader: ShardReader, number: int) -> Iterator[str]:
-    """Yield problems of a column's regions of a sample, and differences from the data set."""
+    """Yield the problems of a column's regions of a sample, and the differences from the data set."""
     assert column.regions is not None
     yield from (what for _, what in sample_problems(sample, column.regions))
     arrays, metadata = reader.read(number, ["boxes"])

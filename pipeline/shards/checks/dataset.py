@@ -1,4 +1,4 @@
-"""Check the data set as a whole: the plan, stray files, the totals, keys across shards, the manifest."""
+"""Check a data set as a whole: the plan, stray files, the totals, keys across shards, and the manifest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vilbert.pipeline.shards.storage.store import open_shard
 
 
 def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
-    """Check dataset.json by itself: canonical bytes, and no contradictions."""
+    """Check dataset.json by itself: it must be in canonical form and consistent."""
 
     def damaged(what: str) -> Finding:
         return Finding(code="dataset-damaged", where=DATASET_FILE, what=what, remedy=RESTORE)
@@ -40,13 +40,13 @@ def check_info(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
     with folder.local([DATASET_FILE]) as directory:
         content = (directory / DATASET_FILE).read_bytes()
     if content != encode_dataset(info):
-        yield damaged("is not written the way it is written here: bytes were changed")
+        yield damaged("is not in canonical form: bytes were changed")
     if info.limit is not None and info.rows > info.limit:
         yield damaged(f"{info.rows:,} rows are more than its limit of {info.limit:,}")
 
 
 def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
-    """Find files that do not belong in `shards/` and `failures/`, and leftovers of killed runs if it is complete."""
+    """Find foreign files in `shards/` and `failures/`, and leftovers of killed runs in a complete data set."""
     suffixes = {SHARDS_FOLDER: ("json", info.storage), FAILURES_FOLDER: ("jsonl",)}
     for under in ("", SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER):
         for name, size in sorted(folder.entries(under)):
@@ -55,7 +55,7 @@ def check_files(folder: Folder, info: DatasetInfo) -> Iterator[Finding]:
             if journals or (name.startswith(".") and name.endswith(".tmp")):
                 if info.complete:
                     what = "a killed run left it behind"
-                    yield Finding(code="leftover", where=where, what=what, remedy="delete it, nothing needs it")
+                    yield Finding(code="leftover", where=where, what=what, remedy="delete it; it is not needed")
             elif under == SHARDS_FOLDER and size is not None and _is_side_file(name, info):
                 continue
             elif under in suffixes and (size is None or not _belongs(name, suffixes[under], info.shards)):
@@ -76,7 +76,7 @@ def _belongs(name: str, suffixes: Sequence[str], shards: int) -> bool:
 
 
 def check_presence(info: DatasetInfo, present: Collection[int]) -> Iterator[Finding]:
-    """Find the shards of the plan without a record; `present` are those that have one."""
+    """Find the shards of the plan without a record; `present` are the shards with one."""
     missing = info.shards - len(present)
     if not info.complete:
         what = f"{len(present):,} of {info.shards:,} shards are done"
@@ -94,7 +94,7 @@ def check_presence(info: DatasetInfo, present: Collection[int]) -> Iterator[Find
 def check_listed_sizes(
     reports: Sequence[ShardReport], listed: Mapping[str, int], info: DatasetInfo
 ) -> Iterator[Finding]:
-    """Compare records with the listed sizes of a remote folder's files, by name in `shards/`; no file is read."""
+    """Compare records with the sizes of a remote folder's files, by name in `shards/`, without reading the files."""
     for report in reports:
         if (record := report.record) is None:
             continue
@@ -108,7 +108,7 @@ def check_listed_sizes(
 
 
 def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """Compare a complete data set's totals with its records; skipped if records are missing."""
+    """Compare a complete data set's totals with its records. Yields nothing if records are missing."""
     records = [report.record for report in reports if report.record is not None]
     if len(records) < info.shards:
         return
@@ -133,14 +133,14 @@ def check_totals(info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[
 
 
 def repeated(hashes: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return the values that occur more than once, in ascending order; uses 16 bytes per value."""
+    """Return the values that occur more than once, ascending. Takes 16 bytes of memory per value."""
     ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
     ordered.sort()
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def check_duplicates(folder: Folder, info: DatasetInfo, reports: Sequence[ShardReport]) -> Iterator[Finding]:
-    """Find keys that are in several shards: by hash, then by name in the few shards with equal hashes."""
+    """Find keys that are in several shards: by hash first, then by name in the few shards with equal hashes."""
     suspects = repeated([report.key_hashes for report in reports])
     places: dict[str, list[str]] = defaultdict(list)
     for report in reports if suspects.size else ():
@@ -151,14 +151,14 @@ def check_duplicates(folder: Folder, info: DatasetInfo, reports: Sequence[ShardR
             with folder.local([name]) as directory, open_shard(directory / name, verify=False) as reader:
                 suspect_keys = [key for key in reader.keys() if key_hash(key) in suspects]  # noqa: SIM118 no mapping
         except ShardError:
-            continue  # it was whole a moment ago, and is being replaced; the next verify reads it
+            continue  # it was complete before and is being replaced; the next verify reads it
         for key in suspect_keys:
             places[key].append(name)
     for key, shards in [item for item in places.items() if len(item[1]) > 1][:ENOUGH]:
         yield Finding(
             code="duplicate-key",
             where=", ".join(shards),
-            what=f"key {key} is there {len(shards)} times",
+            what=f"key {key} occurs {len(shards)} times",
             remedy="give every image an id of its own in the manifest, and extract into a new folder",
         )
 

@@ -1,4 +1,4 @@
-"""Problems found by `vilbert verify`: one line of text, or one JSON object."""
+"""Findings of `vilbert verify`: one line of text or one JSON object each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def remake(shard_name: str) -> str:
 
 
 def reindex(name: str) -> str:
-    """Return the remedy that rewrites the side files of the data set `name`."""
+    """Return how to update the side files of the data set `name`."""
     return f"run `vilbert index {name}`, or delete the file"
 
 
@@ -24,11 +24,11 @@ class Finding:
     """One problem."""
 
     code: str
-    """Code of the problem; docs/verify.md lists the codes."""
+    """Kind of the problem; docs/verify.md lists all codes."""
     where: str
-    """The file, relative to the data set's folder, and the sample or row if it is known."""
+    """The file, relative to the data set's folder, and the sample or row if known."""
     what: str
-    """The problem: what was found and what was expected."""
+    """The actual and the expected state."""
     remedy: str
     """The remedy."""
 

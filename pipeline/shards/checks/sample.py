@@ -1,4 +1,4 @@
-"""Checks of one sample beyond its dtypes and shapes: pure functions that yield problems.
+"""Check the values of one sample, beyond dtypes and shapes: pure functions that yield problems.
 
 Legend: N regions, D feature channels, K most probable classes.
 """
@@ -18,9 +18,9 @@ from vilbert.pipeline.shards.keys import sample_key
 from vilbert.pipeline.shards.sample import Sample
 
 OUTSIDE = 0.01
-"""Pixels by which a box may exceed the edge of the image: float32 rounding of a resized coordinate."""
+"""Pixels by which a box may extend beyond the image, for float32 rounding of a resized coordinate."""
 PROBABILITY_SUM = 1.02
-"""Maximum sum of the K most probable classes: one plus the rounding of K float16 numbers."""
+"""Maximum sum of the K most probable classes: 1, with the rounding of K float16 numbers."""
 
 
 def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, str]]:
@@ -38,7 +38,7 @@ def sample_problems(sample: Sample, info: DatasetInfo) -> Iterator[tuple[str, st
 
 def not_finite(array: NDArray[Any]) -> int:
     """Return the number of NaNs and infinities in an array."""
-    if array.dtype == np.float16:  # np.isfinite is four times slower on float16 than a look at the exponents
+    if array.dtype == np.float16:  # np.isfinite is four times slower on float16 than checking the exponents
         return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) == 0x7C00))
     return int(array.size - np.count_nonzero(np.isfinite(array)))
 
@@ -82,13 +82,13 @@ def _boxes(name: str, boxes: NDArray[np.float32], regions: Regions) -> Iterator[
     reversed_boxes = np.flatnonzero((x1 > x2) | (y1 > y2))
     if reversed_boxes.size:
         box = boxes[reversed_boxes[0]].tolist()
-        yield "box", f"{label} {reversed_boxes[0]} {box} ends before it begins ({reversed_boxes.size} such boxes)"
+        yield "box", f"{label} {reversed_boxes[0]} {box} has x2 < x1 or y2 < y1 ({reversed_boxes.size} such boxes)"
     width, height = regions.width + OUTSIDE, regions.height + OUTSIDE
     outside = np.flatnonzero((boxes < -OUTSIDE).any(axis=1) | (x2 > width) | (y2 > height))
     if outside.size:
         box = boxes[outside[0]].tolist()
         size = f"{regions.width}x{regions.height}"
-        yield "box", f"{label} {outside[0]} {box} leaves the picture of {size} ({outside.size} such boxes)"
+        yield "box", f"{label} {outside[0]} {box} extends beyond the image of {size} ({outside.size} such boxes)"
 
 
 def _ids(regions: Regions, info: DatasetInfo) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
-"""Check one shard against its record and failures and, if requested, all its bytes and its rows of the manifest.
+"""Check one shard against its record and failures and, in deep mode, every byte and its rows of the manifest.
 
-Runs in a separate process; its result is small, whatever the size of the shard.
+Runs in a separate process. The result is small, whatever the size of the shard.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from vilbert.pipeline.shards.storage.store import ShardReader, open_shard
 from vilbert.pipeline.shards.storage.tar_store import TarReader
 
 ENOUGH = 20
-"""Maximum number of findings per shard; a shard with so many should be rewritten as a whole."""
+"""Maximum number of findings per shard; a shard with more should be rewritten as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What a checking process needs of the data set."""
+    """The input of a process that checks shards."""
 
     folder: Folder
     info: DatasetInfo
@@ -55,12 +55,12 @@ class ShardTask:
     manifest: Manifest | None = None
     """Manifest to compare row by row, in deep mode."""
     side_files: frozenset[str] = frozenset()
-    """Existing files of other tools in the data set's folder."""
+    """Existing side files of other tools in the data set's folder."""
 
 
 @dataclass(kw_only=True, eq=False)
 class ShardReport:
-    """What is known about one shard so far, and its problems."""
+    """The state of one shard so far, and its findings."""
 
     directory: Path
     shard: int
@@ -70,30 +70,30 @@ class ShardReport:
     key_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """[samples] `key_hash` of each key, in order; empty if the shard cannot be read."""
     rows_digest: str | None = None
-    """Digest of the rows that index.parquet should have for it; None if they are not compared."""
+    """Digest of the rows that index.parquet should have for the shard; None if they are not compared."""
     parts_digest: str | None = None
     """Digest of the rows that Energon's index.sqlite should have for it; None if they are not compared."""
 
     def add(self, code: str, path: Path, what: str, *, place: str = "") -> None:
-        """Add a problem of the file at `path`; `place` is the location within it."""
+        """Add a finding for the file at `path`; `place` is the position in it."""
         where = path.relative_to(self.directory).as_posix() + (f" {place}" if place else "")
         self.findings.append(Finding(code=code, where=where, what=what, remedy=remake(shard_name(self.shard))))
 
 
 def key_hash(key: str) -> int:
-    """Return 64 bits of a key's hash: among 100 million keys, about one in 4000 data sets has a collision."""
+    """Return a 64-bit hash of a key. Among 100 million keys, a collision occurs in about one of 4,000 data sets."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def problem_of(error: ShardError | ManifestError) -> str:
-    """Return the problem in an error message, without its path and remedy, which a finding has separately."""
+    """Return the problem that an error describes, without path and remedy, which a finding has separately."""
     if not isinstance(error, CorruptShardError):
         return str(error)
     return error.problem if error.offset is None else f"byte {error.offset}: {error.problem}"
 
 
 def check_shard(task: ShardTask, shard: int) -> ShardReport:
-    """Return the problems of a shard that has a record. A remote shard is fetched completely only in deep mode."""
+    """Check a shard that has a record. A remote shard is downloaded completely only in deep mode."""
     failures, data, record = shard_files(shard, task.info.storage)
     large = [data, data.removesuffix(".tar") + TAR_INDEX_SUFFIX] if task.deep else []
     with task.folder.local([failures, record, *large]) as directory:
@@ -101,7 +101,7 @@ def check_shard(task: ShardTask, shard: int) -> ShardReport:
 
 
 def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) -> ShardReport:
-    """Return the problems of a shard whose files are in `directory`; opened: including its file of samples."""
+    """Check a shard whose files are in `directory`, including the file of samples if `opened`."""
     report = ShardReport(directory=directory, shard=shard)
     path = record_path(directory, shard)
     try:
@@ -114,19 +114,19 @@ def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) 
     data = data_path(directory, shard, task.info.storage)
     if not opened or not file_is_whole(report, record, data, hashed=task.deep):
         return report
-    planned = record.rows == task.info.shard_rows(shard)  # else its rows are not those of the manifest
+    planned = record.rows == task.info.shard_rows(shard)  # otherwise its rows are not those of the manifest
     records = read_rows(report, record, task.manifest) if task.deep and planned else {}
     check_failed_rows(report, failures, records)
     try:
         with open_shard(data, verify=False) as reader:
             check_keys(report, record, reader)
             if task.deep:
-                # A record may state any number of rows: they are listed only where the files have as many.
+                # A record may state any number of rows, so they are listed only if the files have as many.
                 start, stop = record.rows
                 complete = not record.dropped and len(reader) + len(failures) == stop - start
                 rows = sample_rows(record, failures) if complete else []
                 splits = check_samples(report, task.info, reader, rows, records)
-                if splits != record.splits and not report.findings:  # else samples may be left out of the count
+                if splits != record.splits and not report.findings:  # otherwise samples may be missing in the count
                     report.add("count", data, f"its splits are {dict(splits)}, the record says {record.splits}")
             check_side_files_of(report, task, reader)
     except ShardError as error:
@@ -140,7 +140,7 @@ def _check_files(task: ShardTask, shard: int, directory: Path, *, opened: bool) 
 def check_record(report: ShardReport, record: ShardRecord, path: Path, info: DatasetInfo) -> None:
     """Compare a record with the plan in dataset.json."""
     if path.read_bytes() != record.to_json():
-        report.add("record-damaged", path, "is not written the way records are: bytes were changed")
+        report.add("record-damaged", path, "is not in canonical form: bytes were changed")
     expected = info.shard_rows(report.shard)
     if record.rows != expected:
         report.add("rows", path, f"covers the rows {list(record.rows)}, the plan has {list(expected)}")
@@ -152,7 +152,7 @@ def check_record(report: ShardReport, record: ShardRecord, path: Path, info: Dat
 
 
 def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequence[FailureRow]:
-    """Return a shard's failed rows, compared with its record; none if the file cannot be used."""
+    """Compare a shard's failures with its record and return them, or nothing if the file cannot be used."""
     if not path.is_file():
         report.add("failures-missing", path, "is not there; without failures it would be an empty file")
         return ()
@@ -175,7 +175,7 @@ def check_failures(report: ShardReport, record: ShardRecord, path: Path) -> Sequ
 
 
 def file_is_whole(report: ShardReport, record: ShardRecord, path: Path, *, hashed: bool) -> bool:
-    """Compare a file of samples with the size, and if requested the hash, in its record; return whether to continue."""
+    """Compare the size and, if `hashed`, the hash of a file of samples with its record; return whether they match."""
     if not path.is_file():
         report.add("data-missing", path, "is not there")
         return False
@@ -193,7 +193,7 @@ def file_is_whole(report: ShardReport, record: ShardRecord, path: Path, *, hashe
 
 
 def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) -> None:
-    """Compare a shard's own index with its record, and store the hashes of its keys."""
+    """Compare a shard's index with its record, and store the hashes of its keys."""
     keys = reader.keys()
     report.key_hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
     if len(keys) != record.samples:
@@ -207,7 +207,7 @@ def check_keys(report: ShardReport, record: ShardRecord, reader: ShardReader) ->
 
 
 def check_side_files_of(report: ShardReport, task: ShardTask, reader: ShardReader) -> None:
-    """Compare a tar with its .tar.idx, and store what the indexes of the data set should contain for it."""
+    """Compare a tar with its .tar.idx, and store the digests of its rows in the indexes of the whole data set."""
     if isinstance(reader, TarReader):
         path = reader.path.with_suffix(TAR_INDEX_SUFFIX)
         if path.is_file() and path.read_bytes() != encode_tar_index(reader.index):
@@ -234,12 +234,12 @@ def check_samples(
     rows: Sequence[int],
     records: Mapping[int, ImageRecord],
 ) -> Counter[str]:
-    """Parse every sample, check its values, compare it with its row of the manifest; return the samples by split.
+    """Parse every sample, check its values, compare it with its manifest row, and return the samples by split.
 
-    rows: the manifest row of each sample. records: the manifest's rows by number; empty without a manifest.
+    `rows` are the manifest rows of the samples; `records` are manifest rows by number, empty without a manifest.
     """
     splits: Counter[str] = Counter()
-    aligned = bool(records) and len(rows) == len(reader)  # else it is not known which sample is which row
+    aligned = bool(records) and len(rows) == len(reader)  # otherwise the rows of the samples are unknown
     for index, key in enumerate(reader.keys()):
         if len(report.findings) > ENOUGH:
             break
@@ -269,7 +269,7 @@ def check_failed_rows(report: ShardReport, failures: Sequence[FailureRow], recor
 
 
 def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | None) -> dict[int, ImageRecord]:
-    """Return the shard's rows of the manifest, by number; none without a manifest or if it lacks the rows."""
+    """Return the shard's manifest rows by number, or nothing if there is no manifest or it has no such rows."""
     start, stop = record.rows
     if manifest is None or stop > manifest.rows:
         return {}
@@ -283,7 +283,7 @@ def read_rows(report: ShardReport, record: ShardRecord, manifest: Manifest | Non
 
 
 def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
-    """Yield the differences of a sample from its row of the manifest."""
+    """Yield the differences between a sample and its manifest row."""
     expected = {
         "image_id": record.image_id,
         "uri": mask_credentials(record.uri),
@@ -301,4 +301,4 @@ def row_differences(sample: Sample, record: ImageRecord) -> Iterator[str]:
     if record.boxes_xyxy is not None and len(record.boxes_xyxy) != len(sample.regions):
         yield f"has {len(sample.regions)} regions, the manifest gives {len(record.boxes_xyxy)} boxes"
     if sample.meta.get("transposed") and not record.exif_orientation:
-        yield "was turned after its EXIF orientation, the manifest says that its pixels stay as stored"
+        yield "was rotated by its EXIF orientation, the manifest says that its pixels are used as stored"

@@ -1,7 +1,7 @@
-"""Compare the side files of other tools with the records and shards: with a stale file, a tool reads wrong bytes.
+"""Compare the side files of other tools with the records and shards: a stale file makes a tool read wrong bytes.
 
 Files that a user wrote or edited (a card, Energon's YAML files) are not checked. Files that `energon prepare` or
-`widsindex` wrote are checked by their content, like ours.
+`widsindex` wrote are checked by content, like ours.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vilbert.pipeline.shards.location.folder import Folder
 from vilbert.pipeline.shards.storage.verified import file_sha256
 
 LISTINGS = {WIDS_FILE: wids.listed_samples, ENERGON_INFO: energon.listed_samples}
-"""Files that list the number of samples of each shard, and functions that read these numbers."""
+"""Files that list the samples of each shard, and the functions that read the counts."""
 
 
 def side_files_there(folder: Folder) -> set[str]:
-    """Return the names of the files of other tools, in the folder itself and in Energon's folder."""
+    """Return the names of the side files of other tools, in the folder itself and in Energon's."""
     names = {name for name, size in folder.entries("") if size is not None}
     return names | {f"{ENERGON_FOLDER}/{name}" for name, size in folder.entries(ENERGON_FOLDER) if size is not None}
 
@@ -50,10 +50,9 @@ def check_side_files(
     """Find side files that do not belong to the shards of a complete data set.
 
     Args:
-        reports: Reports of all shards, in order; shards without a record are skipped.
+        reports: Reports of all shards, in order. Nothing is checked if a record is missing.
         names: The result of `side_files_there`.
-        deep: Compare every row of the indexes with the shards. If the data set is behind a URL, the large files are
-            only read then.
+        deep: Compare every row of the indexes with the shards. Large files behind a URL are read only then.
     """
     records = [report.record for report in reports if report.record is not None]
     if len(records) < info.shards:
@@ -69,7 +68,7 @@ def check_side_files(
         digest = str(file_sha256(directory / INDEX_FILE)) if INDEX_FILE in large else ""
     expected = encode_documents(info, shards, digest)
     if CROISSANT_FILE in names and INDEX_FILE in names and not digest:
-        del expected[CROISSANT_FILE]  # its hash of the index cannot be known without reading that
+        del expected[CROISSANT_FILE]  # the hash of the index is unknown without reading the index
     for name in (name for name in PEOPLE_EDIT if name in names and name in expected):
         found = folder.read(name)
         if found is not None and found != expected[name] and is_ours(name, found):
@@ -122,7 +121,7 @@ def _rows(file: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _row_problems(rows: Iterator[Mapping[str, Any]], reports: Sequence[ShardReport]) -> Iterator[str]:
-    """Compare rows with those of the shards, in order; damaged shards are skipped."""
+    """Compare rows with those of the shards, in order. Damaged shards are skipped."""
     for report in reports:
         samples = 0 if report.record is None else report.record.samples
         digest = rows_digest(islice(rows, samples))

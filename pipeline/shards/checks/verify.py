@@ -1,4 +1,4 @@
-"""`vilbert verify`: verify that a data set is complete and undamaged, or list its problems."""
+"""`vilbert verify`: check that a data set is complete and undamaged, or list its problems."""
 
 from __future__ import annotations
 
@@ -57,18 +57,19 @@ class VerifySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was checked, and the problems found."""
+    """The result of a check."""
 
     findings: tuple[Finding, ...]
-    """Problems of the data set, then of its shards in order."""
+    """Findings about the data set, then about its shards in order."""
     proven: str
-    """One line that states what was verified; valid only if there are no findings."""
+    """One line that describes what was verified; valid only without findings."""
 
 
 def verify(settings: VerifySettings) -> int:
-    """Check a data set, print its problems or what was verified, and return 1 or 0.
+    """Check a data set, print the problems or what was verified, and return 1 or 0.
 
-    Raises MissingError if the folder does not exist.
+    Raises:
+        MissingError: The folder does not exist.
     """
     folder = open_folder(settings.directory)
     if isinstance(error := not_a_dataset(folder), MissingError):
@@ -85,7 +86,7 @@ def verify(settings: VerifySettings) -> int:
 
 
 def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_workers: int = 0) -> Verdict:
-    """Return the problems of a data set. Raises ManifestError if `manifest` is given and cannot be read."""
+    """Check a data set. Raise ManifestError if `manifest` is given and cannot be read."""
     given = Manifest.open(manifest) if manifest is not None else None
     folder = open_folder(directory)
     if not any(name == DATASET_FILE and size is not None for name, size in folder.entries("")):
@@ -131,7 +132,7 @@ def examine(directory: Place, *, deep: bool, manifest: Path | None = None, num_w
 
 
 def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | None:
-    """Return the manifest that dataset.json names; None if it does not exist, or (with a finding) is damaged."""
+    """Return the manifest that dataset.json names, or None if it is missing or damaged (which adds a finding)."""
     if not Path(info.manifest).is_file():
         return None
     try:
@@ -143,7 +144,7 @@ def recorded_manifest(info: DatasetInfo, findings: list[Finding]) -> Manifest | 
 
 
 def proven(folder: Folder, info: DatasetInfo, *, deep: bool, manifest: Manifest | None) -> str:
-    """Return the line that states what was verified of a data set without findings."""
+    """Return the line that describes what was verified for a data set without findings."""
     shards, samples = counted(info.shards, "shard"), counted(info.totals.samples, "sample")
     failed = counted(sum(info.totals.failures.values()), "failed row")
     if dropped := sum(info.totals.dropped.values()):

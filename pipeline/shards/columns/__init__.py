@@ -1,1 +1,1 @@
-"""Columns: additional values for the samples of a data set, in separate files; no byte of the data set changes."""
+"""Columns: additional values for the samples of a data set in separate files; the data set itself does not change."""

@@ -27,12 +27,12 @@ from vilbert.pipeline.shards.storage.atomic import fsync_dir, temporary_path, wr
 from vilbert.pipeline.shards.storage.store import open_shard
 
 NO_VALUE, NO_SAMPLE = "no_value", "no_sample"
-"""Why a row of the manifest has no value in the column's shard."""
+"""Reasons why a manifest row has no value in the column's shard."""
 
 
 @dataclass
 class _Seen:
-    """What the values written so far have in common."""
+    """Common properties of the values written so far."""
 
     dtypes: set[str] = field(default_factory=set)
     dimensions: set[int] = field(default_factory=set)
@@ -50,7 +50,7 @@ class _Seen:
             self.of_boxes = self.of_boxes and value.shape[0] == boxes
 
     def shape(self) -> tuple[int | str | None, ...]:
-        """Return the shape of all arrays in the form of column.json."""
+        """Return the shape of all arrays, in the form of column.json."""
         (dimensions,) = self.dimensions
         last = next(iter(self.last_sides)) if len(self.last_sides) == 1 else None
         if dimensions == 2:
@@ -59,19 +59,19 @@ class _Seen:
 
 
 def add_column(folder: Folder, name: str, values: ValuesFile, *, missing: Literal["error", "skip"]) -> ColumnInfo:
-    """Write a new column, or return it if it exists with the same values.
+    """Write a new column, or return the existing one if it has the same values.
 
-    The caller holds the data set's writer lock. After an interruption, an incomplete column has no column.json, and the
-    next call starts again.
+    The caller holds the data set's writer lock. If the call is interrupted, the incomplete column has no column.json,
+    and the next call starts again.
 
     Args:
         folder: A complete data set.
         name: Name of the column.
         values: Values by image id.
-        missing: What to do with samples that have no value: refuse, or leave them without one.
+        missing: Whether samples without a value are an error or skipped.
 
     Raises:
-        RefusedError: The name is in use, or samples have no value.
+        RefusedError: A column with this name has other values, or samples have no value.
     """
     check_column_name(name)
     info = read_info(folder)
@@ -154,7 +154,7 @@ def _write_shard(
     folder: Folder, info: DatasetInfo, base: ShardRecord, built: Path, name: str, values: ValuesFile, seen: _Seen,
     fingerprint: str, missing: Literal["error", "skip"],
 ) -> ShardRecord:  # fmt: skip
-    """Write the column's shard beside `base` and its record into the folder `built`."""
+    """Write the column's shard for `base`, and its record, to the folder `built`."""
     path = data_path(built, base.shard, "tar")
     temporary = temporary_path(path)
     writer = ColumnWriter(temporary, name=name, member=values.member)

@@ -1,4 +1,4 @@
-"""The columns of a data set as JSON values and as lines of text."""
+"""Describe the columns of a data set as JSON values and as lines of text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vilbert.pipeline.shards.sample import Sample
 from vilbert.pipeline.terminal import counted
 
 SUMMARISED_NAMES = 3
-"""Number of objects in the text about a sample's regions."""
+"""Number of objects in the description of a sample's regions."""
 
 
 def describe_columns(folder: Folder, info: DatasetInfo) -> list[dict[str, Any]]:
-    """Return a description of the columns of a data set, as JSON values."""
+    """Return descriptions of the columns of a data set as JSON values."""
     return [_describe(column_folder(folder, name), name, info) for name in column_names(folder)]
 
 
@@ -54,7 +54,7 @@ def _describe(column: Folder, name: str, base: DatasetInfo) -> dict[str, Any]:
 
 
 def values_of_sample(folder: Folder, shard: int, key: str) -> dict[str, Any]:
-    """Return a sample's values in the finished columns, by name: JSON values, arrays as dtype, shape and bounds."""
+    """Return the values of a sample in the finished columns, by name; arrays as dtype, shape and bounds."""
     values: dict[str, Any] = {}
     for name in column_names(folder):
         column = column_folder(folder, name)
@@ -73,13 +73,13 @@ def region_columns(folder: Folder) -> dict[str, ColumnInfo]:
 
 
 def with_regions(folder: Folder, column: ColumnInfo, shard: int, sample: Sample) -> Sample | None:
-    """Return a sample of the data set with its regions from a column; None if the column has none.
+    """Return a sample of the data set with the regions from a column, or None if the column does not have it.
 
     Args:
         folder: The data set.
         column: One of `region_columns`.
-        shard: The shard that the sample is in.
-        sample: The sample; its captions, metadata and image are kept.
+        shard: The shard of the sample.
+        sample: The sample, whose captions, metadata and image are kept.
     """
     with open_column_shard(column_folder(folder, column.name), column, shard) as opened:
         if sample.key not in opened:
@@ -94,7 +94,7 @@ def _describe_value(column: ColumnInfo, value: Any) -> Any:
 
 
 def _describe_regions(column: ColumnInfo, sample: Sample) -> str:
-    """Return number and fields of a sample's regions, and its best objects."""
+    """Return number and fields of a sample's regions, and its objects with the highest scores."""
     regions = sample.regions
     text = f"{counted(len(regions), 'region')}: {', '.join(regions.arrays())}"
     if regions.object_ids is None or regions.object_scores is None:
@@ -114,7 +114,7 @@ def describe_array(array: NDArray[Any]) -> str:
 
 
 def column_line(document: Mapping[str, Any]) -> str:
-    """Return the text of one column."""
+    """Return one line of text that describes a column."""
     missing = f", {document['missing']:,} without one" if document["missing"] else ""
     return (
         f"{document['name']}: {document['values'] or 'unknown values'}, {counted(document['samples'], 'sample')}"
@@ -127,7 +127,7 @@ def _shape(shape: tuple[int | str | None, ...]) -> str:
 
 
 def _values(info: ColumnInfo) -> str:
-    """Return the type of a column's values, as text."""
+    """Return a description of the values of a column."""
     if info.shape is None:
         return "JSON"
     arrays = f"{info.dtype} {_shape(info.shape)}"

@@ -1,4 +1,4 @@
-"""Files with which Megatron-Energon reads a column beside its data set, through `aux:` of a metadataset."""
+"""Files with which Megatron-Energon reads a column together with its data set, through `aux:` of a metadataset."""
 
 from __future__ import annotations
 

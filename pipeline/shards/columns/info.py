@@ -1,4 +1,4 @@
-"""column.json: the description of a column. It is written last; a column without it is not finished."""
+"""column.json: the description of a column. It is written last; a column without it is incomplete."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Member = Literal["npy", "json", "regions"]
 """How each value is stored: an array as KEY.NAME.npy, a JSON value as KEY.NAME.json, regions as a sample of a data set
 (KEY.boxes.npy, ..., KEY.json)."""
 Boxes = Literal["base", "own"]
-"""Which boxes a column of regions has: those of the data set, or others."""
+"""Boxes of a column of regions: those of the data set, or its own."""
 REMEDY = "drop the column with `vilbert column drop` and add it again"
 DTYPES = ("float16", "float32", "uint16")
-"""Of arrays."""
+"""dtypes of arrays."""
 
 
 Side = Annotated[int, Interval(ge=0, le=MAX_CHANNELS)] | Annotated[str, Constraint("pattern", "^N$")] | None
@@ -36,14 +36,14 @@ class ColumnFile:
     """The content of column.json."""
 
     name: str
-    """Name of its folder, and the part of member names after the key."""
+    """Name of the folder, and the part after the key in member names."""
     base: Digest
-    """records_sha256 of the data set that it belongs to."""
+    """records_sha256 of the data set that the column belongs to."""
     member: Member
     dtype: Annotated[str, Constraint("pattern", f"^({'|'.join(DTYPES)})$")] | None
-    """Of arrays, or of the features of regions, NumPy's name; None for JSON values."""
+    """NumPy name of the dtype of arrays, or of the features of regions; None for JSON values."""
     shape: Annotated[tuple[Side, ...], Len(1, 2)] | None
-    """Shape of arrays: "N" is the number of the sample's regions, None differs between samples."""
+    """Shape of arrays: "N" is the number of the sample's regions, None varies between samples."""
     shards: Count
     samples: Count
     """Number of values in all shards."""
@@ -54,23 +54,23 @@ class ColumnFile:
     fingerprint: Digest
     """`fingerprint_digest(fingerprint_fields)`."""
     fingerprint_fields: dict[str, Any]
-    """What the values depend on: the SHA-256 of the imported file and how it was read."""
+    """Facts that determine the values: the imported file's SHA-256 and how it was read."""
     records_sha256: Digest
-    """`record.records_digest` of its records."""
+    """`record.records_digest` of the column's records."""
     boxes: Boxes = "base"
-    """Which boxes its regions have; only stored for columns of regions. Format 2."""
+    """Boxes of the regions; stored only for columns of regions. Format 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnInfo(ColumnFile):
-    """A column: its column.json, and the dataset.json of its regions."""
+    """A column: its column.json and, for regions, their dataset.json."""
 
     regions: DatasetInfo | None = None
-    """Of a column of regions; names their fields and classes."""
+    """dataset.json of a column of regions, with their fields and classes."""
 
     @property
     def of_regions(self) -> int | None:
-        """M if each region of the data set has a vector of M numbers, else None."""
+        """Vector size M if the column has a vector for each region of the data set, else None."""
         match self.shape:
             case ("N", int(side)) if self.boxes == "base":
                 return side
@@ -80,14 +80,14 @@ class ColumnInfo(ColumnFile):
 def describe_column(
     name: str, written: DatasetInfo, base: DatasetInfo, *, member: Member, boxes: Boxes = "base"
 ) -> ColumnInfo:
-    """Return the column.json of a column that was written as a data set: features, or regions.
+    """Return the column.json of a column that was written as a data set (features or regions).
 
     Args:
         name: Name of the column.
         written: The complete dataset.json in the column's folder.
         base: The dataset.json of the data set that the column belongs to.
-        member: npy for features, regions for whole samples.
-        boxes: Which boxes the regions have.
+        member: "npy" for features, "regions" for complete samples.
+        boxes: Boxes of the regions.
     """
     fields = {**written.fingerprint_fields, "base": str(base.records_sha256)}
     return ColumnInfo(
@@ -109,7 +109,7 @@ def describe_column(
 
 
 def encode_column(info: ColumnInfo) -> bytes:
-    """Return the bytes of column.json: of format 2 for a column of regions, else of format 1."""
+    """Return the bytes of column.json, in format 2 for a column of regions, else in format 1."""
     values = {field.name: getattr(info, field.name) for field in dataclasses.fields(ColumnFile)}
     if info.member != "regions":
         del values["boxes"]
@@ -117,10 +117,10 @@ def encode_column(info: ColumnInfo) -> bytes:
 
 
 def read_column(folder: Folder) -> ColumnInfo | None:
-    """Return the column.json of a column's folder, None where it does not exist or failed samples are being retried.
+    """Return the column.json of a column's folder, or None if it does not exist or failed samples are being retried.
 
     Raises:
-        CorruptShardError: column.json is damaged.
+        CorruptShardError: The file is damaged.
     """
     data = folder.read(COLUMN_FILE)
     if data is None:
@@ -137,7 +137,7 @@ def read_column(folder: Folder) -> ColumnInfo | None:
 
 
 def _contradiction(info: ColumnInfo, number: int) -> str | None:
-    """Return a contradiction in a column.json of the given format number, or None."""
+    """Return an inconsistency in a column.json with this format number, or None."""
     if info.fingerprint != fingerprint_digest(info.fingerprint_fields):
         return "fingerprint is not that of fingerprint_fields"
     if number != (2 if info.member == "regions" else 1):
@@ -146,7 +146,7 @@ def _contradiction(info: ColumnInfo, number: int) -> str | None:
         return f"dtype and shape do not match member {info.member}"
     if info.member == "regions":
         if info.regions is None:
-            return f"{DATASET_FILE} of its regions is not there"
+            return f"{DATASET_FILE} of its regions is missing"
         features = info.regions.fields["features"]
         stored = features["dtype"], tuple(features["shape"]), info.regions.records_sha256, info.regions.shards
         if stored != (info.dtype, info.shape, info.records_sha256, info.shards):
@@ -155,7 +155,7 @@ def _contradiction(info: ColumnInfo, number: int) -> str | None:
 
 
 def why_unusable(found: ColumnInfo | None, base: DatasetInfo) -> str | None:
-    """Return why the values of a column cannot be used with a data set, and the remedy; None if they can.
+    """Return why the values of a column cannot be used with a data set and what to do, or None if they can.
 
     Args:
         found: The result of `read_column`.

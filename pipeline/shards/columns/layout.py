@@ -1,4 +1,4 @@
-"""Paths of a column's files: DIR/columns/NAME/ has the layout of a data set, with column.json or dataset.json.
+"""Paths of the files of a column: DIR/columns/NAME/ has the layout of a data set, with column.json or dataset.json.
 
 Shard 3 of column `dino` is DIR/columns/dino/shards/000003.tar. It belongs to the same rows as shard 3 of the data set.
 """
@@ -19,13 +19,13 @@ COLUMN_FILE = "column.json"
 BASE = "base"
 """Name of the data set's own arrays in options."""
 MAX_NAME = 20
-"""`KEY.NAME.json` must fit into the 100 bytes of a member name in USTAR."""
+"""Maximum length of a column name: `KEY.NAME.json` must fit into the 100 bytes of a USTAR member name."""
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
 _TAKEN = {*FIELDS, IMAGE_MEMBER, "json", BASE}
 
 
 def check_column_name(name: str, option: str = "--column") -> None:
-    """Raise RefusedError, with the option, if a column cannot have this name."""
+    """Raise RefusedError, naming the option, if a column name is invalid."""
     if not _NAME.fullmatch(name):
         raise RefusedError(
             f"{option} {name!r:.60}: give a name of at most {MAX_NAME} of a-z, 0-9 and _ that begins with a letter"

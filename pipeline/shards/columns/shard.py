@@ -1,4 +1,4 @@
-"""One shard of a column: a tar with one member per sample, KEY.NAME.npy or KEY.NAME.json, or one of samples."""
+"""One shard of a column: a tar with one member per sample, KEY.NAME.npy or KEY.NAME.json, or with whole samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMBERS = re.compile(_NUMBER + rb"(?:," + _NUMBER + rb")*")
 
 
 def encode_value(value: Any, member: Member) -> bytes:
-    """Return a member's content; ValueError or TypeError for a value that cannot be stored."""
+    """Encode a value as the content of a member. Raise ValueError or TypeError if it cannot be stored."""
     if member == "json":
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("it is NaN or infinite")
@@ -45,7 +45,7 @@ def encode_value(value: Any, member: Member) -> bytes:
 
 
 class ColumnWriter(HashedTar):
-    """A new tar of values, hashed while it is written."""
+    """Writes a new tar of values and hashes it on the fly."""
 
     def __init__(self, path: Path, *, name: str, member: Member) -> None:
         super().__init__(path)
@@ -57,7 +57,7 @@ class ColumnWriter(HashedTar):
 
 
 class FeatureWriter:
-    """A new tar of the features of samples, for `ShardWriter`."""
+    """Writes a new tar with the features of samples, for `ShardWriter`."""
 
     def __init__(self, path: Path, *, name: str) -> None:
         self._writer = ColumnWriter(path, name=name, member="npy")
@@ -67,15 +67,15 @@ class FeatureWriter:
         self._writer.add(sample.key, encode_npy(sample.regions.features))
 
     def add_raw(self, sample: RawSample) -> None:
-        """Refuse: members of another shard cannot be copied into a column."""
+        """Raise ShardError: the members of another shard cannot be copied to a column."""
         raise ShardError(f"{sample.key}: a column is written from samples")
 
     def add_run(self, chunks: Iterable[memoryview]) -> None:
-        """Refuse: samples of another shard cannot be copied into a column."""
+        """Raise ShardError: the samples of another shard cannot be copied to a column."""
         raise ShardError("a column is written from samples")
 
     def finish(self) -> tuple[int, str]:
-        """Finish the archive and fsync it; return its size and the hex digest of its SHA-256."""
+        """Finish the archive and sync it to disk; return its size in bytes and the hex digest of its SHA-256."""
         return self._writer.finish()
 
     def abort(self) -> None:
@@ -84,13 +84,13 @@ class FeatureWriter:
 
 
 class ColumnShard(Closing):
-    """The values of a shard by key. Arrays are read-only views of the mapped file."""
+    """The values of a column's shard by key. Arrays are read-only views of the mapped file."""
 
     def __init__(self, path: Path, *, name: str, member: Member) -> None:
         """Open a tar.
 
         Raises:
-            CorruptShardError: Outside the values, a byte differs from what `ColumnWriter` writes.
+            CorruptShardError: Outside the values, the file is not byte for byte what `ColumnWriter` writes.
         """
         self.path = path
         self._member = member
@@ -121,7 +121,7 @@ class ColumnShard(Closing):
         return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        """Return the value of a sample: an array or a decoded JSON value. KeyError if it has none."""
+        """Return the value of a sample: an array or a JSON value. Raise KeyError if there is none."""
         place = self._places[key]
         if self.arrays is not None:
             return self.arrays[place]
@@ -137,25 +137,25 @@ class ColumnShard(Closing):
             raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
 
     def features(self, key: str) -> Any:
-        """Return the value of a sample, as `RegionShard.features` does. KeyError if it has none."""
+        """Return the value of a sample, like `RegionShard.features`. Raise KeyError if there is none."""
         return self[key]
 
     def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:
-        """Return the array of a member; ValueError if it is not an array."""
+        """Return the array of a member. Raise ValueError if it is not an array."""
         layout = usual_layout(data[start : start + USUAL_HEADER_BYTES])
         if layout is None or layout.size != size:
             return decode_npy(memoryview(data)[start : start + size])
         return np.ndarray(layout.shape, layout.dtype, buffer=data, offset=start + USUAL_HEADER_BYTES)
 
     def _equal_arrays(self) -> NDArray[Any] | None:
-        """Return `arrays`, a view of the mapped file."""
+        """Return the value of `arrays`, a view of the mapped file, or None."""
         data, starts = self._map, self._starts
         if data is None or not starts or len(set(self._sizes)) > 1:
             return None
         layout = usual_layout(data[starts[0] : starts[0] + USUAL_HEADER_BYTES])
         if layout is None or layout.size != self._sizes[0]:
             return None
-        # Members of one size lie at equal distances.
+        # Members of equal size have equal distances.
         distance = starts[1] - starts[0] if len(starts) > 1 else 0
         headers = np.ndarray((len(starts), USUAL_HEADER_BYTES), np.uint8, data, starts[0], (distance, 1))
         if (headers != headers[0]).any():
@@ -165,7 +165,7 @@ class ColumnShard(Closing):
         return np.ndarray((len(starts), *layout.shape), layout.dtype, data, offset, strides)
 
     def _all_numbers(self) -> list[int | float] | None:
-        """Return the values of all samples if all are numbers; several times faster than one by one."""
+        """Return the values of all samples if all are numbers, several times faster than one by one."""
         data = self._map
         if data is None or not self._starts:
             return None
@@ -188,7 +188,7 @@ class RegionShard(Closing):
         """Open a tar of samples.
 
         Raises:
-            CorruptShardError: Outside the members, a byte differs from what a shard of a data set has.
+            CorruptShardError: Outside the members, the file is not byte for byte a shard of a data set.
         """
         self.path = path
         try:
@@ -239,7 +239,7 @@ ColumnReader = ColumnShard | RegionShard
 
 
 def open_column_file(path: Path, *, name: str, member: Member) -> ColumnReader:
-    """Open the file of a column's shard; CorruptShardError if it is damaged or missing."""
+    """Open the file of a column's shard. Raise CorruptShardError if it is damaged or missing."""
     return RegionShard(path) if member == "regions" else ColumnShard(path, name=name, member=member)
 
 
@@ -247,13 +247,13 @@ def open_column_file(path: Path, *, name: str, member: Member) -> ColumnReader:
 def open_column_shard(
     column: Folder, info: ColumnInfo, shard: int, *, sha256: str | None = None
 ) -> Iterator[ColumnReader]:
-    """Open a shard of a local or remote column, as a context manager.
+    """Open a shard of a column in a local or remote folder.
 
     Args:
         column: The column's folder.
         info: Its column.json.
-        shard: The number of the shard.
-        sha256: SHA-256 in the shard's record. The file is compared with it once per process; None for no comparison.
+        shard: Index of the shard.
+        sha256: The SHA-256 in the shard's record, which is verified once per process; None to skip verification.
 
     Raises:
         CorruptShardError: The shard is damaged or missing, or has another SHA-256.

@@ -1,6 +1,6 @@
-"""Values by image id from a file of another tool: Parquet, .npy with a list of ids, or JSON lines.
+"""Read values by image id from a user's file: Parquet, .npy with a list of ids, or JSON lines.
 
-Ids are kept in memory and values are read on request, so the file does not have to be in the order of the data set.
+Ids are held in memory and values are read on access, so the file may be in any order.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from vilbert.untrusted.arrays import map_npy
 from vilbert.untrusted.documents import parse_json, read_json
 
 OPEN_GROUPS = 4
-"""Number of row groups of a Parquet file that are kept in memory."""
+"""Number of row groups of a Parquet file that are cached in memory."""
 MAX_LINE_BYTES = 64 << 20
 _STORED = {"float64": "float32", "float32": "float32", "float16": "float16", "uint16": "uint16"}
-"""dtype in the file: dtype in the column."""
+"""Mapping from dtypes in the file to dtypes in the column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,13 @@ class ValuesFile:
     """An opened file of values."""
 
     member: Member
-    """How the values are stored."""
+    """Storage of the values."""
     places: dict[str, Any]
-    """Position of each image's value, by image id."""
+    """Positions of the values by image id."""
     read: Callable[[Any], Any]
-    """Returns the value at a position: an array of a stored dtype, or a JSON value; None if it is null."""
+    """Function that returns the value at a position: an array of a stored dtype, a JSON value, or None for null."""
     facts: dict[str, Any]
-    """What identifies the values: the file's SHA-256 and how it is read."""
+    """Facts that identify the values: the file's SHA-256 and how it is read."""
 
     def get(self, image_id: str) -> Any:
         """Return the value of an image, or None."""
@@ -51,11 +51,11 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
     Args:
         path: `.parquet`, `.npy`, or `.jsonl`.
         ids: For .npy: the image ids of its rows, one per line, or a JSON list.
-        id_column: The Parquet column or JSON field of the image id.
-        value_column: The column or field of the value; None: the only other one, or all others as one object.
+        id_column: The Parquet column or JSON field that holds the image id.
+        value_column: The column or field of the value; None takes the only other one, or all others as one object.
 
     Raises:
-        RefusedError: The file cannot be read with these options; the message gives the reason.
+        RefusedError: The file cannot be read. The message gives the reason.
     """
     opened = {".parquet": _open_parquet, ".jsonl": _open_lines}.get(path.suffix)
     for file in (path, *([ids] if ids is not None else [])):
@@ -73,12 +73,12 @@ def open_values(path: Path, *, ids: Path | None, id_column: str, value_column: s
         if opened is None:
             raise RefusedError(f"{path}: give a file that ends in .parquet, .npy or .jsonl")
         return opened(path, id_column, value_column, {**facts, "id_column": id_column, "value_column": value_column})
-    except (ValueError, OSError) as error:  # of all three readers, pyarrow's included
+    except (ValueError, OSError) as error:  # from all three readers, including pyarrow
         raise RefusedError(f"{path}: cannot be read ({str(error).splitlines()[0]:.300})") from error
 
 
 def _index(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return positions by image id; RefusedError if an id is repeated or is neither a string nor an integer."""
+    """Return positions by image id. Raise RefusedError for duplicate ids and ids that are not strings or integers."""
     places: dict[str, Any] = {}
     for image_id, place in pairs:
         if type(image_id) not in (str, int):
@@ -151,7 +151,7 @@ def _open_parquet(path: Path, id_column: str, value_column: str | None, facts: d
 
 
 def _array_type(kind: Any) -> tuple[str | None, int]:
-    """Return the stored dtype of an Arrow type of one or two levels of lists of numbers, else None; and the levels."""
+    """Return the stored dtype of an Arrow type (None unless numbers in one or two list levels), and the levels."""
     import pyarrow.types as types
 
     levels = 0
@@ -163,7 +163,7 @@ def _array_type(kind: Any) -> tuple[str | None, int]:
 
 def _open_lines(path: Path, id_column: str, value_column: str | None, facts: dict[str, Any]) -> ValuesFile:
     file = path.open("rb")
-    fields: set[str] = set()  # of all lines: an optional field may not turn some objects into plain values
+    fields: set[str] = set()  # over all lines: an optional field must not turn some objects into plain values
 
     def parse(line: bytes, number: int) -> dict[str, Any]:
         try:

@@ -55,7 +55,7 @@ class PushSettings:
 
 
 def push(settings: PushSettings) -> int:
-    """Upload the files that the repository lacks and return 0, or 1 if the data set has problems.
+    """Upload the missing files and return 0, or 1 if the data set has problems.
 
     Raises:
         RefusedError: The Hub or the state of the repository does not allow the upload.
@@ -96,7 +96,7 @@ def push(settings: PushSettings) -> int:
 
 
 def missing_files(folder: LocalFolder, stored: dict[str, StoredFile], sizes: dict[str, int]) -> dict[str, int]:
-    """Return the sizes of the files that the repository lacks or has with other content."""
+    """Return the sizes of the files that are missing in the repository or differ there."""
     from vilbert.pipeline.shards.hub.repository import is_stored
 
     known = known_digests(folder)
@@ -110,9 +110,10 @@ def missing_files(folder: LocalFolder, stored: dict[str, StoredFile], sizes: dic
 def stale_files(
     folder: LocalFolder, repo_id: str, stored: dict[str, StoredFile], sizes: dict[str, int], *, replace: bool
 ) -> list[str]:
-    """Return the files of the repository to delete before the upload, dataset.json of another data set first.
+    """Return the files of the repository to delete before the upload, beginning with another data set's dataset.json.
 
-    Raises RefusedError if such files exist and may not be replaced.
+    Raises:
+        RefusedError: There are such files, and `replace` is False.
     """
     from vilbert.pipeline.shards.hub.repository import is_stored
 

@@ -1,4 +1,4 @@
-"""The files of a data set's folder to upload, their order and their division into commits."""
+"""Select the files of a data set's folder to upload, their order, and their commits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vilbert.pipeline.shards.location.layout import DATASET_FILE, FAILURES_FOLDE
 from vilbert.pipeline.shards.record import read_records
 
 COMMIT_FILES = 200
-"""Maximum number of files per commit; the Hub is slow for larger commits."""
+"""Maximum number of files per commit; the Hub is slow with larger commits."""
 COMMIT_BYTES = 4 << 30
-"""Maximum size of a commit, unless it is one file. An interrupted push has to hash as much again."""
+"""Maximum bytes per commit, except for a single larger file. An interrupted push hashes at most this much again."""
 _LAST = (CARD_FILE, INDEX_FILE, DATASET_FILE)
-"""They describe all other files, so they are uploaded last."""
+"""Files that describe all others and are therefore uploaded last."""
 _FOLDERS = (SHARDS_FOLDER, FAILURES_FOLDER, ENERGON_FOLDER)
 
 
 def published_files(folder: LocalFolder) -> dict[str, int]:
-    """Return the sizes of the files to upload by name, in the order of upload.
+    """Return the sizes of the files to upload by name, in upload order.
 
-    These are shards, records, failures, side files and columns; locks, logs, journals and other files are not uploaded.
+    These are shards, records, failures, side files and columns; locks, logs, journals and other files are excluded.
     """
     sizes = dict(_inside(folder, (*ROOT_NAMES, DATASET_FILE)))
     last = {name: sizes.pop(name) for name in _LAST if name in sizes}
@@ -35,7 +35,7 @@ def published_files(folder: LocalFolder) -> dict[str, int]:
 
 
 def known_digests(folder: LocalFolder) -> dict[str, str]:
-    """Return the hex SHA-256 of the files of samples and of columns by name, from their records."""
+    """Return the hex SHA-256 of the files of samples and columns by name, from their records."""
     places = [("", folder), *((f"{COLUMNS_FOLDER}/{name}/", column) for name, column in _columns(folder))]
     return {
         f"{prefix}{SHARDS_FOLDER}/{record.file}": record.sha256
@@ -45,7 +45,7 @@ def known_digests(folder: LocalFolder) -> dict[str, str]:
 
 
 def in_commits(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Yield the file names of each commit; the files to upload last have a commit of their own."""
+    """Yield the file names of each commit. The last files have a separate commit."""
     names: list[str] = []
     size = 0
     for name in (name for name in sizes if name not in _LAST):
@@ -65,7 +65,7 @@ def _columns(folder: LocalFolder) -> Iterator[tuple[str, LocalFolder]]:
 
 
 def _inside(folder: LocalFolder, wanted: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield (name, size) of the files of a data set's or column's folder; in its root only those `wanted`."""
+    """Yield (name, bytes) of the files in the folder of a data set or column; in its root only those in `wanted`."""
     root = (item for item in sorted(folder.entries("")) if item[0] in wanted)
     folders = ((f"{inner}/{name}", size) for inner in _FOLDERS for name, size in sorted(folder.entries(inner)))
     return ((name, size) for name, size in chain(folders, root) if size is not None)

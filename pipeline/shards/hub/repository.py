@@ -1,4 +1,4 @@
-"""A data set repository of the Hugging Face Hub: its files, and commits to it."""
+"""A data set repository of the Hugging Face Hub: list files and commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEDY = {
     403: "the token may not do this: use one with write access to the owner's repositories (`hf auth login`)",
     404: "the repository or revision does not exist, or the token may not see it",
 }
-"""Remedies by the status code of the Hub."""
+"""Remedies by HTTP status of the Hub's response."""
 
 
 class StoredFile(NamedTuple):
@@ -32,9 +32,9 @@ class StoredFile(NamedTuple):
 
     bytes: int
     sha256: str | None
-    """Hex SHA-256 of its content; None for a file that Git stores itself."""
+    """Hex digest of the content; None for files that Git stores directly (without LFS)."""
     git_oid: str
-    """Git object id of the stored file."""
+    """Git object id of the file."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Repository:
 
     @classmethod
     def open(cls, repo_id: str, revision: str, *, private: bool) -> Repository:
-        """Return a writable repository; it and the branch are created if they do not exist.
+        """Open a repository for writing. The repository and the branch are created if they do not exist.
 
         Raises:
-            RefusedError: No permission, or the repository is public although `private` is requested.
+            RefusedError: No write permission, or the repository is public but `private` is True.
             ShardError: The Hub cannot be reached.
         """
         from huggingface_hub import HfApi
@@ -87,7 +87,7 @@ class Repository:
         }
 
     def commit(self, directory: Path, names: Sequence[str], message: str, *, delete: Sequence[str] = ()) -> None:
-        """Upload files of a folder and delete others, in one commit. Content that the Hub already has is not sent."""
+        """Upload files of a folder and delete others in one commit. Files that the Hub already has are not sent."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         with hub_errors(self.repo_id):
@@ -103,9 +103,9 @@ class Repository:
 
 
 def require_access(repo_id: str) -> None:
-    """Raise RefusedError if an upload cannot work for a reason that is known without the network.
+    """Raise RefusedError if an upload is impossible for a reason that is known without the network.
 
-    The reasons are offline mode, no token, and a repository name that the Hub does not allow.
+    The reasons are offline mode, a missing token, and a repository name that the Hub does not allow.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ def require_access(repo_id: str) -> None:
 def is_stored(path: Path, stored: StoredFile | None, known: str | None) -> bool:
     """Return whether a file of the repository has the content of a local file.
 
-    known: the hex SHA-256 of the local file, if it is known.
+    `known` is the hex SHA-256 of the local file, if available.
     """
     if stored is None or stored.bytes != path.stat().st_size:
         return False
@@ -133,11 +133,11 @@ def is_stored(path: Path, stored: StoredFile | None, known: str | None) -> bool:
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Convert errors of the Hub or the network to RefusedError or ShardError, without the token."""
+    """Convert errors of the Hub and the network to RefusedError or ShardError, without the token."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    bases: tuple[Any, ...] = HfHubHTTPError.__bases__  # of the HTTP library, which differs between versions
+    bases: tuple[Any, ...] = HfHubHTTPError.__bases__  # classes of the HTTP library, which differs between versions
     try:
         yield
     except (OSError, ValueError, RuntimeError, *bases) as error:
@@ -155,7 +155,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
 
 
 def _status_of_xet(error: BaseException) -> int | None:
-    """Return the HTTP status code in an error text of hf_xet, None if it has none."""
+    """Return the HTTP status in the message of an hf_xet error, or None."""
     found = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error))
     return int(found[1]) if found else None
 

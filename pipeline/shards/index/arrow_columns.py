@@ -1,6 +1,6 @@
 """Arrow arrays of Python values, built from their buffers.
 
-`pyarrow.array` imports pandas on its first call if it is installed (Ray Train requires it). That takes a second of CPU
+`pyarrow.array` imports pandas on its first call if it is installed (Ray Train requires it). This takes a second of CPU
 time, more than indexing ten thousand samples.
 """
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def arrow_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return what `pyarrow.array(values, kind)` returns, for a column of a Parquet file.
+    """Return the same array as `pyarrow.array(values, kind)`, for a column of a Parquet file.
 
     Args:
-        values: Integers, texts or lists of texts; None stands for a missing value.
+        values: Integers, strings or lists of strings; None for a missing value.
         kind: An integer type, `string` or `list<string>`.
 
     Raises:
-        UnicodeEncodeError: UTF-8 cannot encode a text.
-        OverflowError: An integer does not fit, or the texts have more than 2 GiB together.
+        UnicodeEncodeError: A string cannot be encoded as UTF-8.
+        OverflowError: An integer is out of range, or the strings take more than 2 GiB together.
     """
     import pyarrow as pa
 

@@ -24,7 +24,7 @@ _METADATA = {
     "height": "int64",
     "num_boxes": "int64",
 }
-"""Fields of KEY.json in the features; `datasets` ignores others."""
+"""Fields of KEY.json that the card's features include; `datasets` ignores others."""
 
 
 def encode_card(info: DatasetInfo, shards: Sequence[ListedShard]) -> bytes:
@@ -57,7 +57,9 @@ def _header(info: DatasetInfo, shards: Sequence[ListedShard]) -> dict[str, Any]:
         for split, members in groups.items()
     ]
     size_bytes = sum(shard.bytes for shard in shards)
-    header["configs"] = [{"config_name": "default", "data_files": files}]  # all of a card's must be of one file format
+    header["configs"] = [
+        {"config_name": "default", "data_files": files}
+    ]  # all files of a card must have the same format
     header["dataset_info"] = [
         {
             "config_name": "default",
@@ -71,7 +73,7 @@ def _header(info: DatasetInfo, shards: Sequence[ListedShard]) -> dict[str, Any]:
 
 
 def _features(info: DatasetInfo) -> list[dict[str, Any]]:
-    """Return the features of a tar's samples in the form in which `datasets` writes them to YAML."""
+    """Return the features of a tar's samples in the YAML form of `datasets`."""
     features: list[dict[str, Any]] = []
     for name, field in info.fields.items():
         rows, *columns = (None if size == "N" else size for size in field["shape"])

@@ -47,17 +47,14 @@ _KINDS = {
     "shard": "sc:Text",
     "captions": "sc:Text",
 }
-"""Columns that index.parquet always has, and their types."""
+"""Required columns of index.parquet, and their types."""
 _REPEATED = ("captions",)
 _ENCODINGS = {"tar": "application/x-tar", "lmdb": "application/octet-stream"}
 _SEAL = "vilbert-index:"
 
 
 def encode_croissant(info: DatasetInfo, shards: Sequence[ListedShard], index_sha256: str) -> bytes:
-    """Return croissant.json of a complete data set.
-
-    index_sha256: hex digest of its index.parquet.
-    """
+    """Return croissant.json of a complete data set; `index_sha256` is the hex digest of its index.parquet."""
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

@@ -2,7 +2,7 @@
 
 `.nv-meta/.info.json` (samples per shard), `split.yaml` (shards per split), `dataset.yaml` (how samples are decoded),
 `index.sqlite` (every sample and member by its byte offset), `index.uuid`, and `shards/NNNNNN.tar.idx` beside each tar.
-Layout as of megatron-energon 7.4.1.
+The layout is that of megatron-energon 7.4.1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vilbert.pipeline.shards.storage.ustar import BLOCK, padding
 ENERGON_VERSION = "7.4.1"
 """The release whose layout is written."""
 DATASET_YAML = seal_yaml("__module__: megatron.energon\n__class__: CrudeWebdataset\n")
-"""dataset.yaml: samples are only decoded; a `Cooker` of the user's TaskEncoder makes batches of them."""
+"""dataset.yaml: samples are passed on as decoded; a `Cooker` of the user's TaskEncoder processes them."""
 _NAMESPACE = uuid.UUID("0f8b6f0e-4a33-5d62-9b0c-6f2d5f6c1c55")
 _TABLES = """
 CREATE TABLE samples (tar_file_id INTEGER NOT NULL, sample_key TEXT NOT NULL UNIQUE, sample_index INTEGER NOT NULL,
@@ -56,7 +56,7 @@ def encode_info(shards: Sequence[ListedShard]) -> bytes:
 
 
 def encode_splits(shards: Sequence[ListedShard]) -> bytes:
-    """Return split.yaml: each shard under the split of its samples."""
+    """Return split.yaml, which lists each shard under its split."""
     lines = ["split_parts:"]
     for split, members in by_split(shards).items():
         lines += [f"  {json.dumps(split)}:", *(f"  - {shard.file}" for shard in members)]
@@ -66,12 +66,12 @@ def encode_splits(shards: Sequence[ListedShard]) -> bytes:
 
 
 def encode_uuid(records_sha256: str) -> bytes:
-    """Return index.uuid, a function of the content, because Energon rebuilds joined data sets when it changes."""
+    """Return index.uuid, a function of the content: Energon rebuilds its joined data sets when it changes."""
     return str(uuid.uuid5(_NAMESPACE, records_sha256)).encode()
 
 
 def sample_ends(index: TarIndex) -> NDArray[np.int64]:
-    """Return the byte offsets [samples + 1] of the beginnings of samples, and of the end of the last one."""
+    """Return the byte offsets [samples + 1] of the starts of the samples and of the end of the last."""
     if not index.keys:
         return np.zeros(1, np.int64)
     last = int(index.starts[-1, -1] + index.sizes[-1, -1])
@@ -102,7 +102,7 @@ def parts_digest(samples: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]
     digest = hashlib.sha256()
     for rows in (samples, parts):
         for row in rows:
-            # SQLite stores values of any type, whatever the column says: others differ as their text does.
+            # SQLite stores values of any type in any column: values of other types differ in their string form.
             values = [value if isinstance(value, int | str) else repr(value) for value in row]
             digest.update(encode_json(values) + b"\n")
         digest.update(b"\n")
@@ -110,7 +110,7 @@ def parts_digest(samples: Iterable[Sequence[Any]], parts: Iterable[Sequence[Any]
 
 
 class SqliteIndex:
-    """A new index.sqlite. `finish` commits and fsyncs it."""
+    """Writes a new index.sqlite, which is committed and synced to disk by `finish`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,10 +122,10 @@ class SqliteIndex:
         self._shards = 0
 
     def add(self, index: TarIndex) -> None:
-        """Append a shard that has samples.
+        """Append a shard that holds samples.
 
         Raises:
-            ShardError: The index already has a key of the shard.
+            ShardError: A key of the shard is already in the index.
         """
         shard, self._shards = self._shards, self._shards + 1
         try:
@@ -142,7 +142,7 @@ class SqliteIndex:
         )
 
     def finish(self) -> None:
-        """Build the indexes, commit and fsync."""
+        """Build the indexes and sync the file to disk."""
         self._database.execute("COMMIT")
         self._database.executescript(_INDEXES)
         self._database.close()
@@ -155,6 +155,6 @@ class SqliteIndex:
 
 
 def listed_samples(document: Any) -> dict[str, int] | None:
-    """Return the samples per shard of a parsed .info.json; None if it is not one."""
+    """Return the samples per shard of a parsed .info.json, or None if it is not one."""
     counts = document.get("shard_counts") if isinstance(document, dict) else None
     return counts if isinstance(counts, dict) else None

@@ -1,7 +1,7 @@
-"""The shards in side files: file, size, hash, and the split under which other tools find them.
+"""The shards as listed in side files: file, size, hash, and the split shown to other tools.
 
-Other tools split a data set by shard. A shard with samples of one split is listed under that split. A shard that mixes
-splits is listed under their names joined with `_`, so that no tool uses validation samples for training.
+Other tools split a data set by shard. A shard with samples of one split gets the name of that split; a shard with
+several splits gets their names joined with `_`, so that no tool uses validation samples for training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NO_SPLIT = "train"
 UNASSIGNED = "unassigned"
 """Name for samples without a split if other samples have one."""
 MOST_JOINED = 4
-"""Maximum number of splits that are joined to one name; more are `mixed`."""
+"""Maximum number of splits in a joined name; more are named `mixed`."""
 
 
 class ListedShard(NamedTuple):
@@ -30,13 +30,13 @@ class ListedShard(NamedTuple):
     bytes: int
     sha256: str
     split: str
-    """Name for other tools."""
+    """Split shown to other tools."""
 
 
 def list_shards(records: Iterable[ShardRecord], splits: Mapping[str, int]) -> Iterator[ListedShard]:
-    """Yield the shards that have samples, in order. Loaders of other tools fail on empty shards.
+    """Yield the shards that contain samples, in order, because loaders of other tools fail on empty ones.
 
-    splits: number of samples by split of the whole data set.
+    `splits` are the samples by split of the whole data set.
     """
     for record in records:
         if record.samples:
@@ -44,13 +44,13 @@ def list_shards(records: Iterable[ShardRecord], splits: Mapping[str, int]) -> It
 
 
 def list_shard(record: ShardRecord, splits: Mapping[str, int]) -> ListedShard:
-    """Return the entry of a shard that has samples; splits as for `list_shards`."""
+    """Return the entry of a shard that contains samples; `splits` as for `list_shards`."""
     split = NO_SPLIT if list(splits) == [""] else shown_split(record.splits)
     return ListedShard(f"{SHARDS_FOLDER}/{record.file}", record.samples, record.bytes, record.sha256, split)
 
 
 def shown_split(splits: Mapping[str, int]) -> str:
-    """Return the name for other tools of a shard with samples of these splits, `[A-Za-z0-9_]+`."""
+    """Return the split name for other tools for samples of these splits, `[A-Za-z0-9_]+`."""
     names = [name for name, count in sorted(splits.items()) if count]
     if len(names) > MOST_JOINED:
         return "mixed"
@@ -59,7 +59,7 @@ def shown_split(splits: Mapping[str, int]) -> str:
 
 
 def by_split(shards: Sequence[ListedShard]) -> dict[str, list[ListedShard]]:
-    """Return the shards by their split for other tools; splits in the order of their first shard."""
+    """Return the shards by the split shown to other tools, in the order of the splits' first shards."""
     groups: dict[str, list[ListedShard]] = {}
     for shard in shards:
         groups.setdefault(shard.split, []).append(shard)

@@ -1,4 +1,4 @@
-"""Names of the side files in a data set's folder, and of files of other tools that may be beside the shards."""
+"""Names of the side files inside a data set's folder, including files of other tools in the folder of the shards."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ENERGON_DATASET = f"{ENERGON_FOLDER}/dataset.yaml"
 ENERGON_SQLITE = f"{ENERGON_FOLDER}/index.sqlite"
 ENERGON_UUID = f"{ENERGON_FOLDER}/index.uuid"
 TAR_INDEX_SUFFIX = ".tar.idx"
-"""Suffix of Energon's file beside each tar: `shards/000003.tar.idx`."""
+"""Suffix of Energon's file for each tar: `shards/000003.tar.idx`."""
 
 ROOT_NAMES = (CARD_FILE, WIDS_FILE, CROISSANT_FILE, INDEX_FILE, ENERGON_FOLDER)
-"""Files that may exist in the output folder of a new data set."""
+"""Files that may exist in a folder to which a data set is extracted."""
 
 _BESIDE_SHARDS = re.compile(r"([0-9]{6,})(?:\.tar\.idx|\.idx)")
 
 
 def shard_of_side_file(name: str) -> int | None:
-    """Return the shard of an index file in `shards/` of another tool (Energon's .tar.idx, DALI's .idx), or None."""
+    """Return the shard of an index file in `shards/` (Energon's .tar.idx, DALI's .idx), or None for other files."""
     match = _BESIDE_SHARDS.fullmatch(name)
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""index.parquet: one row per sample, for tools that search, filter or count without opening a shard."""
+"""index.parquet: one row per sample, to look up, filter or count without opening shards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP_ROWS = 65_536
-"""Rows per Parquet row group, which a writer or reader keeps in memory."""
+"""Rows per Parquet row group, which a writer or reader holds in memory."""
 RECORDS_KEY = b"vilbert.records_sha256"
-"""Metadata of the file: the hash of all records of the data set that it describes."""
+"""Metadata key of the file: the hash of all records of its data set."""
 COLUMNS = (
     "key", "image_id", "split", "width", "height", "num_boxes", "shard", "offset", "bytes", "captions", "sha256"
 )  # fmt: skip
 
 
 def index_schema(records_sha256: str) -> pa.Schema:
-    """Return the schema of index.parquet, with the hash of the data set."""
+    """Return the schema of index.parquet, with the hash of the data set's records."""
     import pyarrow as pa
 
     types = {
@@ -50,13 +50,13 @@ def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
 
     Args:
         reader: The shard.
-        file: Its name inside the data set's folder.
+        file: Its path inside the data set's folder.
 
     Yields:
-        `COLUMNS` by name. offset and bytes: position of the sample's members in a tar; None in LMDB.
+        Values by name for `COLUMNS`. offset and bytes are the position of the sample's members in a tar; None for LMDB.
 
     Raises:
-        CorruptShardError: A sample's metadata violates the format.
+        CorruptShardError: A sample's metadata is invalid.
     """
     ends = sample_ends(reader.index).tolist() if isinstance(reader, TarReader) else None
     for number, key in enumerate(reader.keys()):
@@ -79,7 +79,7 @@ def index_rows(reader: ShardReader, file: str) -> Iterator[dict[str, Any]]:
 
 
 def rows_digest(rows: Iterator[Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of rows, to compare the rows of a shard with those of a file."""
+    """Return the SHA-256 of rows, to compare the rows of a shard with those in a file."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(encode_json(dict(row)) + b"\n")
@@ -87,13 +87,13 @@ def rows_digest(rows: Iterator[Mapping[str, Any]]) -> str:
 
 
 class IndexWriter:
-    """A new index.parquet; some tens of thousands of rows are in memory at a time."""
+    """Writes a new index.parquet, with tens of thousands of rows in memory at a time."""
 
     def __init__(self, path: Path, records_sha256: str) -> None:
         import pyarrow.parquet as pq
 
         self._schema = index_schema(records_sha256)
-        self._file = path.open("wb")  # pyarrow opens no path that is not UTF-8
+        self._file = path.open("wb")  # pyarrow cannot open paths that are not UTF-8
         self._writer = pq.ParquetWriter(self._file, self._schema)
         self._rows: list[dict[str, Any]] = []
 

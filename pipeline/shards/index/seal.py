@@ -1,8 +1,7 @@
 """Distinguish side files that this program wrote from those that a user wrote or changed.
 
-Users edit dataset cards and Energon's YAML files. A text that this program writes ends in a line with the SHA-256 of
-everything before it, the seal. Any change of the text invalidates the seal, and a file without a valid seal is never
-overwritten.
+Users edit dataset cards and Energon's YAML files. Files that we write end with a line that contains the SHA-256 of the
+preceding text. Any change breaks this seal, and a file without a valid seal is never overwritten.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ _SEAL = re.compile(rb"(?:<!-- |# )Written by `vilbert index`, SHA-256 ([0-9a-f]{
 
 
 def seal_markdown(text: str) -> bytes:
-    """Return a Markdown text that ends in a line feed, with its seal in a comment."""
+    """Append the seal as a comment to a Markdown text that ends with a line feed."""
     return _seal(text, "<!-- ", " -->")
 
 
 def seal_yaml(text: str) -> bytes:
-    """Return a YAML text that ends in a line feed, with its seal in a comment."""
+    """Append the seal as a comment to a YAML text that ends with a line feed."""
     return _seal(text, "# ", "")
 
 

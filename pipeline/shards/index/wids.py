@@ -21,7 +21,7 @@ def encode_wids(shards: Sequence[ListedShard], *, name: str) -> bytes:
 
 
 def listed_samples(document: Any) -> dict[str, int] | None:
-    """Return the samples by the last two parts of each shard's URL; None if the document is not a shard list."""
+    """Return the samples by the last two parts of each shard's URL, or None if the document is not a shard list."""
     shardlist = document.get("shardlist") if isinstance(document, dict) else None
     if not isinstance(shardlist, list):
         return None

@@ -1,4 +1,4 @@
-"""Write all side files of a complete data set in one pass over its shards, which are not changed."""
+"""Write all side files of a complete data set in one pass over its shards, which do not change."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ PEOPLE_EDIT = (CARD_FILE, ENERGON_SPLITS, ENERGON_DATASET, CROISSANT_FILE)
 
 
 class Written(NamedTuple):
-    """What `index_dataset` did."""
+    """The result of `index_dataset`."""
 
     files: int
-    """Files that were written, including one per shard."""
+    """Number of files written, including one per shard."""
     kept: tuple[str, ...]
-    """Files that a user wrote or changed and that were not overwritten."""
+    """Files that a user or another program wrote or changed, and that were not overwritten."""
 
 
 def write_side_files(folder: Folder) -> None:
-    """Write the side files of a data set that a job completed, unless they exist; the caller holds the writer lock.
+    """Write the side files of a data set that a job completed, unless they exist. The caller holds the writer lock.
 
-    Errors are logged as warnings, because the data set is complete without them. If it is behind a URL, they are not
-    written here but by `vilbert index`, which downloads every shard again.
+    Problems are logged as warnings, because the data set is complete without side files. For a data set behind a URL,
+    the side files are written by `vilbert index`, which downloads every shard again.
     """
     if any(name == INDEX_FILE for name, _ in folder.entries("")):
         return
@@ -82,11 +82,11 @@ def write_side_files(folder: Folder) -> None:
 def index_dataset(folder: Folder) -> Written:
     """Write the files with which other tools open a data set, from its records and shards.
 
-    The caller holds the folder's writer lock. With the same releases of pyarrow and SQLite, the same shards give the
-    same bytes. Memory depends on the number of shards (some hundred bytes each), not on the number of samples.
+    The caller holds the folder's writer lock. The same shards give the same bytes with the same versions of pyarrow and
+    SQLite. Memory is proportional to the number of shards (a few hundred bytes each), not of samples.
 
     Args:
-        folder: A complete data set. If it is behind a URL, each shard is downloaded once.
+        folder: A complete data set. Shards behind a URL are downloaded once.
 
     Raises:
         ShardError: The data set is not complete, a shard is damaged, or a file cannot be written.
@@ -126,10 +126,7 @@ def index_dataset(folder: Folder) -> Written:
 
 
 def encode_documents(info: DatasetInfo, shards: list[ListedShard], index_sha256: str) -> dict[str, bytes]:
-    """Return the small side files of a complete data set by name.
-
-    index_sha256: hex digest of its index.parquet.
-    """
+    """Return the small side files of a complete data set by name; `index_sha256` is the hex digest of index.parquet."""
     documents = {
         CARD_FILE: encode_card(info, shards),
         CROISSANT_FILE: encode_croissant(info, shards, index_sha256),
@@ -147,7 +144,7 @@ def encode_documents(info: DatasetInfo, shards: list[ListedShard], index_sha256:
 
 
 def is_ours(name: str, data: bytes) -> bool:
-    """Return whether a side file that users edit is unchanged since `vilbert index` wrote it."""
+    """Return whether a side file that users may edit is unchanged since `vilbert index` wrote it."""
     if name != CROISSANT_FILE:
         return is_sealed(data)
     with suppress(ValueError):
@@ -158,7 +155,7 @@ def is_ours(name: str, data: bytes) -> bool:
 def _index_shard(
     folder: Folder, built: Path, record: ShardRecord, index: IndexWriter, sqlite: SqliteIndex | None
 ) -> int:
-    """Add a shard to the indexes; return the number of files written for the shard."""
+    """Add a shard to the indexes, and return the number of files written for it."""
     file = f"{SHARDS_FOLDER}/{record.file}"
     with folder.local([file]) as directory, open_shard(directory / file, verify=False) as reader:
         if len(reader) != record.samples:
@@ -179,7 +176,7 @@ def _index_shard(
 
 
 def _write_documents(folder: Folder, documents: dict[str, bytes]) -> tuple[str, ...]:
-    """Write the small files except those that a user wrote or edited; return the names of these."""
+    """Write the small files, except those that a user or another program changed; return the names of these."""
     kept = []
     for name, data in documents.items():
         found = folder.read(name)
@@ -191,11 +188,11 @@ def _write_documents(folder: Folder, documents: dict[str, bytes]) -> tuple[str, 
 
 
 def _publish(folder: Folder, built: Path, temporary: Path, name: str) -> None:
-    """Rename a large file to its final name, or upload it if the data set is behind a URL."""
+    """Rename a large file to its final name, or upload it to a URL."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     if folder.remote:
-        folder.delete(name)  # else the old one would be downloaded to compare it
+        folder.delete(name)  # otherwise the old file would be downloaded for comparison
     os.replace(temporary, built / name)
     fsync_dir((built / name).parent)
     folder.publish(built, [name])

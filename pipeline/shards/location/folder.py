@@ -1,7 +1,7 @@
 """The folder that a data set is written to and read from: on a disk, or behind a URL.
 
-A writer builds a shard in a local folder and publishes its files in the order in which they must appear. A reader
-requests local copies of the files that it needs. On a disk, both local folders are the data set's own folder.
+Writers build a shard in a local folder and publish its files in a defined order. Readers request local copies of the
+files that they need. For a data set on a disk, both use its own folder.
 """
 
 from __future__ import annotations
@@ -39,48 +39,45 @@ class Folder(Protocol):
         """Whether files must be fetched before they can be opened."""
 
     def make(self) -> None:
-        """Create the folder if it does not exist; RefusedError if it cannot be a folder."""
+        """Create the folder if it does not exist. Raise RefusedError if it cannot be created."""
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
         """Yield (name, size) of the entries of a sub-folder; size is None if an entry is not a file."""
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield the entries of a sub-folder.
-
-        sweep: delete unfinished files of killed runs there, as `sweep` does everywhere.
-        """
+        """Yield the entries of a subfolder. With `sweep`, also delete unfinished files of killed runs in it."""
 
     def changed(self, name: str) -> int:
-        """Return the time of a file's last change, by the clock of `listing`; 0 if it is missing or unknown."""
+        """Return the modification time of a file, by the clock of `listing`; 0 if it is missing or unknown."""
 
     def local(self, names: Sequence[str]) -> AbstractContextManager[Path]:
-        """Provide a local folder with those of the named files that exist, under the same names."""
+        """Provide a local folder that contains the named files that exist, with the same names."""
 
     def building(self) -> AbstractContextManager[Path]:
-        """Provide a local folder to build a shard in, with the names that it will have here."""
+        """Provide a local folder to build a shard in, with its final file names."""
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Make built files appear here, each complete, in order. Existing ones are deleted before, in reverse."""
+        """Publish built files atomically, one after the other. Old files are deleted first, the last name first."""
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file atomically, replacing an existing one."""
+        """Write or replace a small file atomically."""
 
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
 
     def exclusive_writer(self) -> AbstractContextManager[None]:
-        """Hold the folder's lock; LockedError, with the holder's name, if another process holds it."""
+        """Lock the folder against other writers. Raise LockedError, naming the holder, if it is already locked."""
 
     def sweep(self) -> None:
-        """Delete unfinished files of killed runs; call it only while no other process writes here."""
+        """Delete unfinished files of killed runs. Call it only while no other process writes here."""
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on a disk of this machine, or of a file server."""
+    """A folder on a local disk or a file server."""
 
     path: Path
     """Path of the folder."""
@@ -92,7 +89,7 @@ class LocalFolder:
         return str(self.path)
 
     def make(self) -> None:
-        """Create the folder if it does not exist; RefusedError if it is a file."""
+        """Create the folder if it does not exist. Raise RefusedError if it is a file."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"--output {self.path}: is a file; name a folder")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -102,13 +99,13 @@ class LocalFolder:
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
-        """Return when a file last changed; 0 if it does not exist."""
+        """Return the modification time of a file, or 0 if it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             return _changed(os.stat(self.path / name))
         return 0
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield the entries of a sub-folder."""
+        """Yield the entries of a subfolder."""
         try:
             found = os.scandir(self.path / under)
         except FileNotFoundError:
@@ -116,7 +113,7 @@ class LocalFolder:
         except NotADirectoryError:
             raise RefusedError(f"{self.name}: {what_is_there(self)}") from None
         with found:
-            left = []  # deleted afterwards: a file server may pass over entries of a folder that changes meanwhile
+            left = []  # deleted afterwards: a file server may skip entries of a folder that changes during listing
             for entry in found:
                 if sweep and is_temporary(entry.name):
                     left.append(Path(entry.path))
@@ -137,11 +134,11 @@ class LocalFolder:
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """Provide the folder itself: `ShardWriter` publishes by renaming, the record last."""
+        """Provide the folder itself: `ShardWriter` publishes by renaming, record last."""
         yield self.path
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Do nothing, because files are built in the folder itself."""
+        """Do nothing: the files were built in the folder itself."""
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
@@ -167,19 +164,19 @@ class LocalFolder:
 
 
 def _changed(status: os.stat_result) -> int:
-    # The inode's time too: a copy that keeps the time of its content, and `touch`, set that one alone.
+    # Also the inode's change time, because a copy that preserves mtime updates only ctime.
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def parse_place(text: str) -> Place:
-    """Return the location in an option: a path, or an unchanged URL."""
+    """Parse the value of an option: a path, or a URL, which is unchanged."""
     if is_remote(text):
         return text
     return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
 
 
 def what_is_there(folder: Folder) -> str:
-    """Return a description of a folder without dataset.json, and what a command on data sets expects instead."""
+    """Describe a folder without dataset.json, and what the command expects instead."""
     expected = f"expected a data set, the --output of `vilbert extract` or `convert`, with {DATASET_FILE} in it"
     path = folder.path if isinstance(folder, LocalFolder) else None
     if path is None or path.is_dir():
@@ -200,9 +197,9 @@ def not_a_dataset(folder: Folder) -> ShardError:
 
 
 def open_folder(place: Place) -> Folder:
-    """Return the folder at a location, which does not have to exist."""
+    """Return the folder at a location, which need not exist."""
     if isinstance(place, Path):
         return LocalFolder(place)
-    from vilbert.pipeline.shards.location.remote_folder import RemoteFolder  # fsspec's own import takes a while
+    from vilbert.pipeline.shards.location.remote_folder import RemoteFolder  # importing fsspec is slow
 
     return RemoteFolder(place)

@@ -17,9 +17,9 @@ SHARDS_FOLDER = "shards"
 FAILURES_FOLDER = "failures"
 JOURNALS_FOLDER = ".journals"
 PLAN_FOLDER = ".plan"
-"""The rows that an unfinished conversion writes, see `rebuild/convert/plan.py`."""
+"""Folder of the plan of an unfinished conversion, see `rebuild/convert/plan.py`."""
 BROWSE_FOLDER = ".browse"
-"""The index of `vilbert browse`: not part of the data set, rebuilt if it is missing."""
+"""Folder of the index of `vilbert browse`, which is not part of the data set and is rebuilt if it is missing."""
 DATASET_FILE = "dataset.json"
 
 
@@ -29,7 +29,7 @@ def shard_name(shard: int) -> str:
 
 
 def data_path(directory: Path, shard: int, storage: StorageFormat) -> Path:
-    """Return the path of the shard's samples."""
+    """Return the path of the shard's file of samples."""
     return directory / SHARDS_FOLDER / f"{shard_name(shard)}.{storage}"
 
 
@@ -44,7 +44,7 @@ def failures_path(directory: Path, shard: int) -> Path:
 
 
 def shard_files(shard: int, storage: StorageFormat) -> tuple[str, str, str]:
-    """Return the names of a shard's files inside the data set, in the order in which they are written."""
+    """Return the names of a shard's files inside the data set, in writing order."""
     home = Path()
     paths = failures_path(home, shard), data_path(home, shard, storage), record_path(home, shard)
     failures, samples, record = (path.as_posix() for path in paths)
@@ -52,11 +52,11 @@ def shard_files(shard: int, storage: StorageFormat) -> tuple[str, str, str]:
 
 
 def record_paths(directory: Path) -> dict[int, Path]:
-    """Return the paths of existing records by shard number, in order."""
+    """Return the existing records by shard number, in order."""
     numbers = record_numbers(path.name for path in (directory / SHARDS_FOLDER).glob("*.json"))
     return {shard: record_path(directory, shard) for shard in numbers}
 
 
 def record_numbers(names: Iterable[str]) -> list[int]:
-    """Return the numbers of the shards, in order, whose records are among these file names in `shards/`."""
+    """Return, in order, the shards whose records are among these file names in `shards/`."""
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"([0-9]{6,})\.json", name)))

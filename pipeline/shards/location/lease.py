@@ -1,17 +1,17 @@
-"""A lease: ensures a single writer for a remote folder, where the kernel has no lock.
+"""A single writer per remote folder, without file locks.
 
-    FOLDER/.lease/00000007.json     the writer: process, host, a count of heartbeats, whether it is done
+    FOLDER/.lease/00000007.json     the writer: process, host, number of heartbeats, whether it is done
 
-A lease is a numbered object that its holder rewrites every ten seconds. Another process that sees it change is refused.
-It creates the next number if the lease does not change for 40 seconds by its own clock, is released, or belongs to a
-dead process of its own machine. The store lets only one of several processes create it (If-None-Match), and a holder
-that sees a number higher than its own stops. So nothing has to be cleaned up after a killed run, and the clocks of
-hosts do not have to agree.
+A lease is a numbered object that its holder rewrites every ten seconds. A new process that sees it change is refused.
+If it does not change for 40 seconds (by the new process's own clock), is released, or belongs to a dead process on the
+same machine, the new process creates the next number. The store allows only one process to create it (If-None-Match),
+and a holder that sees a number higher than its own stops. So no cleanup is needed after a killed run, and the clocks of
+hosts need not agree.
 
-A holder that was disconnected for 40 seconds may continue to write beside its successor until its next heartbeat. Both
-then write the same shards with the same settings. The bytes are the same unless an image failed for one of them only,
-as images behind URLs may. Then the record of one may be beside the files of the other. `vilbert verify --deep` detects
-this; delete that record, and the next run rewrites the shard.
+A holder that was disconnected for 40 seconds and reconnects may write at the same time as its successor until its next
+heartbeat. Both write the same shards with the same settings, so the bytes are equal, except if an image could be
+downloaded by only one of them. The record of one may then be stored with the files of the other. `vilbert verify
+--deep` finds this; after deleting that record, the next run rewrites the shard.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 LEASE_FOLDER = ".lease"
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 40.0
-"""Seconds without a heartbeat after which the holder of a lease is considered dead."""
+"""Time without a heartbeat after which the holder of a lease is considered dead."""
 _LOOK_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
-"""Seconds to wait at the end for a heartbeat that is being written; a later one delays the next run by 40 s."""
+"""Maximum wait at the end for a heartbeat in progress; a later heartbeat delays the next run by 40 s."""
 
 
 class Objects(Protocol):
-    """The methods of a folder that a lease uses; see `RemoteFolder`."""
+    """The folder operations that a lease needs; see `RemoteFolder`."""
 
     @property
     def name(self) -> str: ...
@@ -55,7 +55,7 @@ class Objects(Protocol):
 
 @contextlib.contextmanager
 def hold_lease(folder: Objects) -> Iterator[None]:
-    """Hold the folder's lease; LockedError, with the holder's name, if another process holds it or took it over."""
+    """Hold the folder's lease. Raise LockedError, naming the holder, if another process holds it or took it over."""
     number, me = acquire(folder)
     done, lost = threading.Event(), threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, me, done, lost), name="lease", daemon=True)
@@ -66,7 +66,7 @@ def hold_lease(folder: Objects) -> Iterator[None]:
         done.set()
         beating.join(_LEAVE_SECONDS)
         if not lost.is_set():
-            with contextlib.suppress(OSError, ShardError):  # then it runs out by itself
+            with contextlib.suppress(OSError, ShardError):  # it then expires
                 folder.write(_name(number), encode_json({**me, "released": True}))
     if lost.is_set():
         raise LockedError(
@@ -76,7 +76,7 @@ def hold_lease(folder: Objects) -> Iterator[None]:
 
 @document
 class Lease:
-    """The content of a lease: a process (see `process.this_process`) and its state."""
+    """The content of a lease: its process (see `process.this_process`) and state."""
 
     holder: str
     process: int
@@ -89,14 +89,14 @@ class Lease:
 
 
 def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
-    """Take the folder's lease and return its number and content; LockedError if another process holds it."""
+    """Acquire the folder's lease and return its number and content. Raise LockedError if another process holds it."""
     before = _numbers(folder)
     newest = max(before, default=0)
     if newest:
         _wait_for_its_end(folder, newest)
     number, me = newest + 1, _this_run()
     taken = folder.create(_name(number), encode_json(me))
-    if taken and max(_numbers(folder), default=0) > number:  # others came and went while this one waited
+    if taken and max(_numbers(folder), default=0) > number:  # other processes held it while this one waited
         folder.delete(_name(number))
         taken = False
     if not taken:
@@ -107,7 +107,7 @@ def acquire(folder: Objects) -> tuple[int, dict[str, Any]]:
 
 
 def _wait_for_its_end(folder: Objects, number: int) -> None:
-    """Return when a lease is free; LockedError if its holder is alive."""
+    """Wait until a lease is free. Raise LockedError if its holder is alive."""
     first = folder.read(_name(number))
     if first is None or _is_over(first):
         return
@@ -126,7 +126,7 @@ def _wait_for_its_end(folder: Objects, number: int) -> None:
 
 
 def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Event, lost: threading.Event) -> None:
-    """Rewrite the lease periodically until `done`; if another process took it, set `lost` and interrupt the run."""
+    """Rewrite the lease periodically until `done`. Set `lost` and interrupt the run if another process took it over."""
     beats = 0
     while not done.wait(BEAT_SECONDS):
         try:
@@ -144,7 +144,7 @@ def _beat(folder: Objects, number: int, me: dict[str, Any], done: threading.Even
 
 
 def _interrupt_the_run() -> None:
-    """End the run with SIGTERM if it has a handler; without a handler the process would be killed."""
+    """End the run with SIGTERM if a handler is installed; without one the process would be killed."""
     main = threading.main_thread().ident
     if main is not None and callable(signal.getsignal(signal.SIGTERM)):
         signal.pthread_kill(main, signal.SIGTERM)
@@ -164,7 +164,7 @@ def _this_run() -> dict[str, Any]:
 
 
 def _parse(content: bytes) -> Lease | None:
-    """Return a lease; None if the content is not a lease, whose holder is then waited for as usual."""
+    """Parse a lease. Return None if it is invalid; its holder is then given the full waiting time."""
     try:
         return from_json(Lease, decode_json(content))
     except ValueError:

@@ -13,4 +13,4 @@ class Entry(NamedTuple):
     size: int | None
     """Size in bytes; None if it is not a file."""
     changed: int
-    """Time of the last change of its content or inode, in nanoseconds since 1970; 0 if unknown."""
+    """Time of the last change of content or location, in nanoseconds since 1970; 0 if unknown."""

@@ -1,4 +1,4 @@
-"""The lock of an output folder, which ensures a single writer."""
+"""A lock file that allows a single writer per output folder."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 class FolderLock:
-    """The lock of an open lock file, shared by several holders or exclusive to one."""
+    """The lock of an open lock file. Shared holders exclude an exclusive one, and vice versa."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
 
     def take(self, *, shared: bool = False) -> bool:
-        """Take the lock if it is free, replacing the lock that this process holds; return whether it was taken.
+        """Acquire the lock without waiting, replacing any lock that this process holds. Return whether it succeeded.
 
         Raises:
-            LockedError: The file system has no locks.
+            LockedError: The file system does not support locks.
         """
         try:
             fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError as error:  # what the kernel says of a file system without locks
+        except OSError as error:  # raised by file systems without locks
             raise LockedError(
                 f"{self._path.parent}: its file system does not lock files ({error.strerror}), so two runs could write "
                 "at the same time; mount it with locks (Lustre: -o flock; NFS 3: its lock service), or use another "
@@ -58,11 +58,11 @@ class FolderLock:
     def sign(self, holder: str) -> None:
         """Write the name of the holder to the lock file, for messages."""
         signature = f"{holder}\n".encode()
-        os.pwrite(self._descriptor, signature, 0)  # before the file is cut: a reader never finds it empty
+        os.pwrite(self._descriptor, signature, 0)  # before truncating: readers never see an empty file
         os.ftruncate(self._descriptor, len(signature))
 
     def holder(self) -> str:
-        """Return the name written last. The file is opened again, because NFS may serve an open file from its cache."""
+        """Return the last holder. The file is reopened, because NFS may serve an open file from its cache."""
         try:
             with self._path.open("rb") as file:
                 signature = file.read(200)
@@ -81,11 +81,11 @@ class FolderLock:
 
 @contextlib.contextmanager
 def open_lock(directory: Path) -> Iterator[FolderLock]:
-    """Open the folder's lock file; leaving the block releases the lock.
+    """Open the folder's lock file. Leaving the block releases the lock.
 
-    The kernel releases the lock when its process ends, for whatever reason, so there are no stale locks; but a file
-    server may keep the lock of a crashed machine. If a mount restricts locks to its own node (NFS with nolock or
-    local_lock, Lustre with localflock), writers on two nodes are not prevented, and this cannot be detected here.
+    The kernel releases the lock whenever its process ends, so there are no stale locks, except that a file server may
+    keep the lock of a machine that crashed. If a mount keeps locks local to a node (NFS with nolock or local_lock,
+    Lustre with localflock), writers on two nodes do not exclude each other, which cannot be detected here.
     """
     path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -101,7 +101,7 @@ def open_lock(directory: Path) -> Iterator[FolderLock]:
 
 @contextlib.contextmanager
 def exclusive_writer(directory: Path) -> Iterator[None]:
-    """Hold the folder's lock; raise LockedError, with the holder's name, if another process holds it."""
+    """Hold the folder's lock. Raise LockedError, naming the holder, if another process holds it."""
     with open_lock(directory) as lock:
         if not lock.take():
             lock.refuse()
@@ -114,11 +114,11 @@ def exclusive_writer(directory: Path) -> Iterator[None]:
 
 
 def _of_a_dead_machine(holder: str, path: Path) -> str:
-    """Return the remedy for a lock of a holder on another machine, which may be dead; "" for this machine."""
+    """Return advice about a lock whose holder is on another machine, which may be down; "" for this machine."""
     _, on, host = holder.partition(" on ")
     if not on or host == socket.gethostname():
         return ""
     return (
-        f". Where {host} died, its file server may keep the lock until it is back: once you are sure that this process "
-        f"is gone, move {path} away"
+        f". If {host} crashed, the file server may keep its lock until it restarts: once you are sure that its process "
+        f"has ended, move {path} away"
     )

@@ -1,4 +1,4 @@
-"""A command-line option for a folder's path or URL (a Path would collapse the two slashes of a URL)."""
+"""A command-line option for a folder's path or URL; parsing a URL as a path would lose one of its slashes."""
 
 from __future__ import annotations
 

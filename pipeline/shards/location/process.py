@@ -1,4 +1,4 @@
-"""Identify a process in a file, and determine whether it is known to be dead."""
+"""Identify the process that a file refers to, and check whether it is dead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def this_process() -> dict[str, Any]:
-    """Return JSON values that identify this process uniquely; `holder` is for messages."""
+    """Return JSON values that identify this process; `holder` is for messages."""
     return {
         "holder": f"process {os.getpid()} on {socket.gethostname()}",
         "process": os.getpid(),
@@ -21,7 +21,7 @@ def this_process() -> dict[str, Any]:
 def is_dead(document: Mapping[str, Any]) -> bool:
     """Return whether the process described by `this_process` ran on this machine and has ended.
 
-    False if that is unknown, as for another machine or an incomplete document.
+    Returns False if this is unknown: for processes of other machines, or if the document has no information.
     """
     process = document.get("process")
     if document.get("machine") is None or document["machine"] != machine() or type(process) is not int:
@@ -38,7 +38,7 @@ def is_dead(document: Mapping[str, Any]) -> bool:
 
 
 def machine() -> str | None:
-    """Return an identifier of this machine, boot and process id namespace."""
+    """Return an identifier of this boot of this machine and of its PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,7 +1,7 @@
 """A data set's folder behind an fsspec URL: s3://…, gs://…, memory://…
 
-An object store has no rename and does not need one: an upload appears when it is complete, or not at all. So a shard is
-built on this machine's disk and its files are uploaded, the record last. No code here is specific to one store.
+An object store has no rename and does not need one, because uploads are atomic. A shard is built on the local disk and
+its files are uploaded, the record last. Nothing here depends on the kind of store.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vilbert.pipeline.shards.location.scratch import scratch_folder
 from vilbert.pipeline.urls import join, open_file_system, public_url
 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
-"""Keys under which s3fs, adlfs, gcsfs, and local and in-memory file systems have the time of the last write."""
+"""Keys of the modification time in s3fs, adlfs, gcsfs, and local and in-memory file systems."""
 _FETCHES = 32
-"""Number of files that are fetched concurrently."""
+"""Number of files to download concurrently."""
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder behind a URL. It can be pickled; the receiving process opens its own connections."""
+    """A folder behind a URL. It can be sent to another process, which opens its own connections."""
 
     url: str
-    """URL of the folder; credentials should come from the environment."""
+    """URL of the folder; credentials should be set in the environment."""
     remote = True
 
     @property
@@ -41,17 +41,17 @@ class RemoteFolder:
         return public_url(self.url)
 
     def make(self) -> None:
-        """Raise RefusedError if the URL cannot be written to."""
+        """Raise OutputError for a URL that cannot be written to."""
         if self.url.startswith(("http://", "https://")):
             raise OutputError(f"--output {self.name}: cannot write to a web server; give a folder or s3://…")
         self._open("")
 
     def entries(self, under: str) -> Iterator[tuple[str, int | None]]:
-        """Yield (name, size) of the entries of a sub-folder, None for a folder; none if it does not exist."""
+        """Yield (name, bytes) of the entries of a subfolder, with None for folders; nothing if it does not exist."""
         return ((entry.name, entry.size) for entry in self.listing(under))
 
     def changed(self, name: str) -> int:
-        """Return the time of an object's last write; 0 if it does not exist or the store does not provide it."""
+        """Return the modification time of an object; 0 if it does not exist or the time is unknown."""
         file_system, path = self._open(name)
         try:
             return _changed(ask_again(lambda: file_system.info(path), f"looking at {join(self.name, name)}"))
@@ -59,10 +59,10 @@ class RemoteFolder:
             return 0
 
     def listing(self, under: str, *, sweep: bool = False) -> Iterator[Entry]:
-        """Yield the entries of a sub-folder; none if it does not exist."""
+        """Yield the entries of a subfolder; nothing if it does not exist."""
         file_system, path = self._open(under)
         try:
-            # A reply of a thousand names a request; what it is held in is freed as soon as it was looked through.
+            # One response has a thousand names; its memory is freed after it is processed.
             found = ask_again(lambda: file_system.ls(path, detail=True), f"listing {join(self.name, under)}")
         except FileNotFoundError:
             return
@@ -74,7 +74,7 @@ class RemoteFolder:
 
     @contextmanager
     def local(self, names: Sequence[str]) -> Iterator[Path]:
-        """Provide a scratch folder with those of the named files that exist; error messages name the URL."""
+        """Provide a temporary folder with the named files that exist. Errors name damaged files by their URL."""
         with scratch_folder() as directory:
             for parent in {Path(name).parent for name in names}:
                 (directory / parent).mkdir(parents=True, exist_ok=True)
@@ -101,13 +101,13 @@ class RemoteFolder:
             )
 
     def building(self) -> AbstractContextManager[Path]:
-        """Provide a scratch folder."""
+        """Provide a temporary folder."""
         return scratch_folder()
 
     def publish(self, built: Path, names: Sequence[str]) -> None:
-        """Upload built files in order; the last of the existing files (the record) is deleted first.
+        """Upload built files one after the other. An old last file (the record) is deleted first.
 
-        It is kept if it is equal: it was written by the successor of a worker that was given up and came back.
+        An identical last file is kept: a worker that was presumed dead may return after its successor wrote it.
         """
         if self.read(names[-1]) not in (None, (built / names[-1]).read_bytes()):
             self.delete(names[-1])
@@ -121,17 +121,16 @@ class RemoteFolder:
             self._upload(directory / "file", name)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Upload a small file unless it exists; return whether this call created it.
+        """Upload a small file unless it exists, and return whether this call created it. One concurrent call succeeds.
 
-        In stores with conditional writes, only one of several concurrent calls creates it. In other stores, the result
-        depends on what exists shortly before the write.
+        This holds for stores with conditional writes. Other stores check for existence just before writing.
         """
         with scratch_folder() as directory:
             (directory / "file").write_bytes(data)
             try:
                 self._upload(directory / "file", name, mode="create")
             except FileExistsError:
-                return self.read(name) == data  # where an answer got lost, the file is that of the attempt before
+                return self.read(name) == data  # if a response was lost, the previous attempt wrote the file
             return True
 
     def read(self, name: str) -> bytes | None:
@@ -154,15 +153,15 @@ class RemoteFolder:
         return hold_lease(self)
 
     def sweep(self) -> None:
-        """Do nothing: an interrupted upload leaves no object, and old scratch folders are deleted with the next one."""
+        """Do nothing: interrupted uploads leave no object, and the next temporary folder deletes old ones."""
 
     def _open(self, name: str) -> tuple[Any, str]:
-        # Listings of a moment ago must not be taken for those of now.
+        # Cached listings must not be used.
         file_system, root = open_file_system(self.url.rstrip("/"), use_listings_cache=False)
         return file_system, f"{root}/{name}" if name else root
 
     def _upload(self, path: Path, name: str, mode: str = "overwrite") -> None:
-        """Upload a file, in parts if it is large, and check its size afterwards."""
+        """Upload a file, in parts if it is large, and check its size in the store."""
         file_system, target = self._open(name)
         size = path.stat().st_size
 
@@ -181,7 +180,7 @@ class RemoteFolder:
 
 
 def _changed(entry: Mapping[str, Any]) -> int:
-    """Return the time of an entry listed by fsspec, in nanoseconds; 0 if none of its keys is known here."""
+    """Return the time of an fsspec listing entry in nanoseconds, or 0 if it has no known time key."""
     for name in _TIMES:
         value = entry.get(name)
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Retry requests to a server: with exponential, jittered waits and a limited number of attempts."""
+"""Retry requests to a server after transient failures, with exponential backoff and jitter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
-"""Maximum wait before the second attempt; it doubles before each further one, 31 seconds in total."""
+"""Maximum wait before the second attempt; it doubles for each further one, 31 seconds in total."""
 LASTING = (
     FileNotFoundError,
     FileExistsError,
@@ -44,13 +44,13 @@ _hurry = threading.Event()
 
 
 def hurry() -> None:
-    """Make `ask_again`, in all threads, try once without waiting, because the process must end within seconds."""
+    """Make `ask_again` in all threads stop waiting and try only once, because the process is shutting down."""
     _hurry.set()
 
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """End `hurry` with the block."""
+    """Reset `hurry` at the end of the block."""
     try:
         yield
     finally:
@@ -58,12 +58,16 @@ def patience() -> Iterator[None]:
 
 
 def ask_again(ask: Callable[[], _Result], what: str) -> _Result:
-    """Return the result of `ask`, which is called again if it fails.
+    """Call `ask`, with retries, and return its result.
 
-    what: the action and its URL, for messages. Raises the errors of LASTING at once, and ShardError for any other error
-    after the last attempt.
+    Args:
+        ask: The request.
+        what: Description of the operation and its URL, for messages.
+
+    Raises:
+        ShardError: The last attempt failed. Errors in LASTING are raised immediately.
     """
-    # Half of the wait is drawn, so that workers which failed together do not come back together.
+    # Half of the wait is random, so that workers that failed at the same time do not retry at the same time.
     half = FIRST_WAIT_SECONDS / 2
     retrying = Retrying(
         retry=retry_if_exception(_may_pass),
@@ -83,7 +87,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    # File systems behind fsspec raise errors of their own kinds.
+    # The file systems of fsspec raise many kinds of errors.
     return isinstance(error, Exception) and not isinstance(error, (*LASTING, ShardError))
 
 

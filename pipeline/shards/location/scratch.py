@@ -1,7 +1,7 @@
-"""Temporary folders on this machine's disk, under TMPDIR, that are cleaned up even after a kill.
+"""Temporary folders on the local disk, under TMPDIR, that are cleaned up even after a kill.
 
-A folder is locked while its process runs. The kernel releases the lock when the process ends for whatever reason, so
-unlocked folders are deleted when the next one is created.
+A folder is locked while its process is alive. The kernel releases the lock whenever the process ends, and the next
+process that creates a folder deletes unlocked ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vilbert.pipeline.errors import ShardError
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Provide an empty folder that is deleted at the end; ShardError if it cannot be created."""
+    """Provide an empty folder that is deleted at the end of the block. Raise ShardError if it cannot be created."""
     try:
         directory, claim = _claim()
     except OSError as error:
@@ -41,7 +41,7 @@ def _claim() -> tuple[Path, int]:
     base.mkdir(mode=0o700, exist_ok=True)
     if base.stat().st_uid != os.getuid():
         raise PermissionError(1, f"{base} belongs to another user")
-    with FileLock(base / ".lock"):  # no other process may see a folder between its creation and its lock
+    with FileLock(base / ".lock"):  # no other process may see a folder that is created but not yet locked
         for left in base.iterdir():
             if left.is_dir() and not _is_held(left):
                 shutil.rmtree(left, ignore_errors=True)

@@ -91,7 +91,7 @@ def _write(folder: Path, document: dict[str, Any], name: str = "000007.json") ->
         ({"samples": 8.0}, "samples is 8.0"),
         ({"failures": {"corrupt": 3}}, "do not add up"),
         ({"failures": {"corrupt": "2"}}, "failures.corrupt is '2': must be a whole number"),
-        ({"first_key": None}, "do not go with 8 samples"),
+        ({"first_key": None}, "do not match 8 samples"),
         ({"first_key": "a.b"}, "first_key is"),
         ({"sha256": "1" * 63}, "sha256 is"),
         ({"sha256": "G" * 64}, "sha256 is"),

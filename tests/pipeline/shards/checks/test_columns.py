@@ -95,7 +95,7 @@ def make_regions(data: Any, folder: Path, **options: Any) -> None:
     [
         (lambda d: flip(d / "shards/000001.tar", 700), True, "SHA-256"),
         (lambda d: flip(d / "shards/000001.tar", 3), False, "header"),
-        (lambda d: (d / "dataset.json").unlink(), False, "dataset.json of its regions is not there"),
+        (lambda d: (d / "dataset.json").unlink(), False, "dataset.json of its regions is missing"),
         (lambda d: (d / "dataset.json").write_text("[]"), False, "is not a JSON object"),
         (lambda d: change_document(d / "column.json", format=1), False, "boxes is not a field"),
         (lambda d: change_document(d / "column.json", boxes="mine"), False, "boxes is 'mine'"),

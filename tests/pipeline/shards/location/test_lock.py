@@ -36,7 +36,7 @@ def test_what_to_do_about_a_lock_of_a_dead_machine_is_said_where_it_may_be_one(t
         with pytest.raises(LockedError, match=r"or use another folder$"), exclusive_writer(tmp_path):
             pytest.fail("two writers")
         lock.write_text("process 7 on a-dead-host\n")  # as a file server shows it
-        remedy = rf"process 7 on a-dead-host is writing here; .* Where a-dead-host died, .* move {lock} away$"
+        remedy = rf"process 7 on a-dead-host is writing here; .* If a-dead-host crashed, .* move {lock} away$"
         with pytest.raises(LockedError, match=remedy), exclusive_writer(tmp_path):
             pytest.fail("two writers")
         lock.rename(tmp_path / "moved")
