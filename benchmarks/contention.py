@@ -301,7 +301,7 @@ def measure(part: Part, folder: Path, settings: Settings) -> list[Rates]:
     """Return the rates of each round."""
     found = []
     for number in range(settings.rounds):
-        with ExitStack() as stack, tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, ExitStack() as stack:  # processes end first
             children: dict[str, Child] = {}
             for name, environment in (("policy", {}), ("default", LIBRARY_DEFAULTS)):
                 children[name] = Child(part, folder, Path(scratch) / name, environment)

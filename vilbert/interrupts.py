@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
@@ -23,17 +24,25 @@ def delayed_interrupts() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    is_delayed = True
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handled = {
         number: handler for number, handler in before.items() if callable(handler)
     }  # neither SIG_IGN nor SIG_DFL
-    for number in handled:
-        signal.signal(number, lambda number, frame: received.append(number))
+
+    def delay(number: int, frame: FrameType | None) -> None:
+        if is_delayed:
+            received.append(number)
+        else:  # a handler raised while they were restored, so this one stays
+            handled[signal.Signals(number)](number, frame)
+
     try:
+        for number in handled:
+            signal.signal(number, delay)
         yield
     finally:
+        is_delayed = False
         for number, handler in handled.items():
             signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])
+        for received_number in received:
+            signal.raise_signal(received_number)

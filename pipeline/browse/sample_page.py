@@ -169,7 +169,9 @@ def regions_of(info: DatasetInfo, sample: Sample) -> list[dict[str, Any]]:
 
 
 def region_of(info: DatasetInfo, regions: Regions, number: int) -> dict[str, Any]:
-    """Return what the page shows of one region; number: its place in the arrays."""
+    """Return what the page shows of one region; FilterError if it does not exist. number: its place in the arrays."""
+    if number >= len(regions):
+        raise FilterError(f"region: there are {len(regions)}, numbered from 0")
     drawn = labelled_boxes(regions)[number]
     box = np.nan_to_num(drawn).clip(-1e6, 1e6).tolist()
     x1, y1, x2, y2 = (round(side, 1) for side in box)

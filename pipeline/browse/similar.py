@@ -123,7 +123,7 @@ class SimilarRegions:
             places = (numbers[start:stop] - first).tolist()
             try:
                 counts, scores = self._compare(shard, places, wanted)
-            except ShardError:  # damaged, which the grid says, or removed since
+            except ShardError:  # damaged, which the grid says, or removed or replaced since
                 counts, scores = [], np.empty(0, np.float32)
             searched += len(scores)
             starts = np.cumsum([0, *counts])
@@ -145,6 +145,8 @@ class SimilarRegions:
 
         path = data_path(self._dataset.directory, shard, self._dataset.info.storage)
         with open_shard(path, verify=False) as reader:
+            if len(reader) != self._dataset.records[shard].samples:
+                raise ShardError(f"{path}: was replaced since the index was built; start `vilbert browse` again")
             parts = [reader.read(place, ("features",)).arrays["features"] for place in places]
             counts = [len(part) for part in parts]
             if not sum(counts):

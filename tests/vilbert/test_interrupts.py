@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,40 @@ def test_a_signal_waits_for_the_end_of_the_block_and_goes_to_the_handler_before(
         raise_twice(done)
     assert done
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_each_signal_is_delivered_to_a_handler_that_does_not_raise() -> None:
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        with delayed_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert noted == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert noted == [signal.SIGINT, signal.SIGINT]
+
+
+def test_ctrl_c_while_handlers_are_restored_loses_no_later_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = signal.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        previous = restore(number, handler)
+        if number == signal.SIGINT and handler is signal.default_int_handler:
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGINT)
+        return previous
+
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+            monkeypatch.setattr(signal, "signal", interrupted)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert noted == [signal.SIGTERM]
 
 
 def test_an_error_of_the_block_is_not_lost_where_no_signal_came() -> None:

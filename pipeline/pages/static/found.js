@@ -7,7 +7,7 @@ export async function loadParts(onLoaded) {
       const whole = response.ok ? page.getElementById(part.id) : null;
       if (whole === null) throw new Error(page.querySelector('main p')?.textContent ?? 'the server does not answer');
       part.replaceWith(document.adoptNode(whole));
-      onLoaded();
+      onLoaded(whole);
     } catch (error) {
       part.querySelector('[role=status]').textContent = `No result: ${error.message}`;
       part.removeAttribute('aria-busy');

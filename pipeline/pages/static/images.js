@@ -1,6 +1,6 @@
 // In the place of a photograph that cannot be shown, say why: the server answers with the reason as text.
-export function explainImages() {
-  for (const image of document.querySelectorAll('.photo img')) {
+export function explainImages(part = document) {
+  for (const image of part.querySelectorAll('.photo img')) {
     if (image.complete && image.naturalWidth === 0) explain(image);
     else image.addEventListener('error', () => explain(image), { once: true });
   }

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,9 @@ def _claim() -> tuple[Path, int]:
     """Return a new folder and the descriptor of its lock; delete the folders of dead processes."""
     base = Path(tempfile.gettempdir()) / f"vilbert-scratch-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
-    if base.stat().st_uid != os.getuid():
-        raise PermissionError(1, f"{base} belongs to another user")
+    found = base.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):  # a link may lead to any folder of this user
+        raise PermissionError(1, f"{base} is a link or belongs to another user")
     with FileLock(base / ".lock"):  # no other process may see a folder that is created but not yet locked
         for left in base.iterdir():
             if left.is_dir() and not _is_held(left):

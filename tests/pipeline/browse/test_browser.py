@@ -206,6 +206,17 @@ def test_similar_regions_follow_the_page_and_a_failed_search_says_why(
         site.similar[0].find = found  # type: ignore[method-assign]
 
 
+def test_a_missing_photograph_of_a_region_is_explained_once(page: Any, tmp_path: Path, browse: Browse) -> None:
+    made = write_small_dataset(tmp_path, failed={})
+    (tmp_path / "images" / "1.png").unlink()
+    with serving(browse(made.directory)) as address:
+        page.goto(f"{address}/0/similar/photo.001/0")
+        page.wait_for_selector("#found .card")
+        page.wait_for_selector(".asked-about .why")
+        page.wait_for_load_state("networkidle")
+        assert page.locator(".asked-about .why").count() == 1
+
+
 def test_tab_reaches_each_control_and_shows_where_it_is(page: Any, tmp_path: Path, browse: Browse) -> None:
     made = write_small_dataset(tmp_path, failed={})
     with serving(browse(made.directory)) as address:

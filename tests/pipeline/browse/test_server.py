@@ -270,6 +270,32 @@ def test_a_shard_that_is_removed_while_it_is_served_is_named(
     assert client.get("/0/?boxes_min=1").text.count('class="card"') == 7
 
 
+def test_a_shard_that_is_replaced_by_a_smaller_one_while_it_is_served_is_not_searched(
+    dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    site = browse(dataset.directory)
+    client, rows = client_of(site), site.datasets[0].index.at(range(7))
+    shutil.rmtree(dataset.data_file(0), ignore_errors=True)  # LMDB: a folder
+    copy = shutil.copytree if dataset.data_file(2).is_dir() else shutil.copy
+    copy(dataset.data_file(2), dataset.data_file(0))
+    found = site.similar[0].find(rows[4], 0)
+    assert {it.number for it in found.regions} <= {3, 4, 5, 6}
+    assert client.get(f"/0/similar/{rows[4].key}/0/found").status_code == 200
+
+
+@pytest.mark.parametrize("region", [4, 10**9, 10**25])
+@pytest.mark.parametrize("page", ["", "/found"])
+def test_a_region_that_does_not_exist_is_named(
+    region: int, page: str, dataset: SmallDataset, browse: Browse, client_of: ClientOf
+) -> None:
+    site = browse(dataset.directory)
+    row = site.datasets[0].index.at([0])[0]
+    assert len(site.datasets[0].features(row)) == 4
+    answer = client_of(site).get(f"/0/similar/{row.key}/{region}{page}")
+    assert answer.status_code == 400
+    assert "region: there are 4, numbered from 0" in answer.text
+
+
 @pytest.mark.parametrize("query", ["", "failure=any&", "boxes_min=2&sort=-boxes&"])
 def test_a_place_behind_the_last_shows_the_last_page(
     query: str, dataset: SmallDataset, browse: Browse, client_of: ClientOf

@@ -57,6 +57,16 @@ def test_one_of_a_killed_process_is_deleted_by_the_next_and_one_in_use_is_not() 
             assert not held.exists()
 
 
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    """Another user of a shared TMPDIR can create it; the folders that it leads to would be deleted as unlocked ones."""
+    precious = tmp_path / "home" / "thesis"
+    precious.mkdir(parents=True)
+    (tmp_path / f"vilbert-scratch-{os.getuid()}").symlink_to(precious.parent)
+    with pytest.raises(ShardError, match="is a link or belongs to another user"), scratch_folder():
+        pass
+    assert precious.is_dir()
+
+
 def test_where_none_can_be_made_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))

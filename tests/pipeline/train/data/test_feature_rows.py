@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,30 @@ def small(dtype: str, regions: int, *, seed: int = 0) -> SmallFeatures:
 def laid_out(images: Sequence[Sequence[FeaturePart]], counts: Sequence[int]) -> tuple[torch.dtype, NDArray[np.float16]]:
     rows = lay_out_features(images, counts, channels=6, most=5)
     return rows.features.dtype, features_on("cpu", *rows).numpy()
+
+
+@pytest.mark.parametrize("kind", ["plain", "strided", "transposed", "float32", "byte order", "read-only", "repeated"])
+def test_wide_columns_are_copied_beside_each_other_from_arrays_of_any_layout(kind: str) -> None:
+    """Rows of contiguous arrays of the batch's dtype are copied as one item each, others value by value."""
+    random = np.random.default_rng(0)
+
+    def part(regions: int) -> NDArray[Any]:
+        values: NDArray[Any] = random.standard_normal((regions, 200)).astype(np.float16)
+        values[:, :3] = np.nan, np.inf, -0.0
+        if kind == "read-only":
+            values.flags.writeable = False
+        makers: dict[str, Callable[[], NDArray[Any]]] = {
+            "strided": lambda: values.repeat(2, axis=1)[:, ::2],
+            "transposed": lambda: np.asfortranarray(values),
+            "float32": lambda: values.astype(np.float32),
+            "byte order": lambda: values.astype(">f2"),
+            "repeated": lambda: np.broadcast_to(values[:1], values.shape),
+        }
+        return makers.get(kind, lambda: values)()
+
+    images = [(part(3), part(3)) for _ in range(2)]
+    features = lay_out_features(images, [3, 3], channels=400, most=5).features.numpy()
+    np.testing.assert_array_equal(features, np.stack([np.hstack(parts) for parts in images]).astype(np.float16))
 
 
 @DTYPES
