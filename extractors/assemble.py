@@ -94,12 +94,14 @@ def assemble_regions(
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors on the CPU. From a GPU they are copied to page-locked memory, with one wait for all of them."""
-    if all(values.device.type == "cpu" for values in tensors.values()):
+    devices = {values.device for values in tensors.values()} - {torch.device("cpu")}
+    if not devices:
         return dict(tensors)
     copies = {name: torch.empty_like(values, device="cpu", pin_memory=True) for name, values in tensors.items()}
     for name, values in tensors.items():
         copies[name].copy_(values, non_blocking=True)
-    torch.cuda.current_stream().synchronize()
+    for device in devices:
+        torch.cuda.current_stream(device).synchronize()
     return copies
 
 
