@@ -98,7 +98,7 @@ def test_a_damaged_file_of_a_finished_demo_is_named(asked: Path, name: str, cont
 def test_the_last_words_have_accuracy_blind_accuracy_and_where_to_look(asked: Path) -> None:
     write_figures(asked)
     said = summary(asked, 123)
-    for part in ("123 scenes", "in 91%", "in 52%", "16%", "in 73%", "94%", "42%", f"{asked}/report.html"):
+    for part in ("123 scenes", "91% accuracy", "in 52%", "16%", "in 73%", "94%", "42%", f"{asked}/report.html"):
         assert part in said
     photograph = asked / "shapes" / "val2014" / "COCO_val2014_000000000003.jpg"
     told = f"  vilbert predict vqa --checkpoint {asked}/vqa --image {photograph} --question 'What is it?'\n"

@@ -64,7 +64,7 @@ def test_time_is_that_of_the_last_run(settings_for: Make, capsys: pytest.Capture
     assert "0.1 rows/s" in text
     account.unlink()
     assert extract(settings_for("timed", shard_size=2, dry_run=True)) == 0
-    assert "rows that one worker here tried just now" in said(capsys)
+    assert "rows measured with one worker here" in said(capsys)
 
 
 def test_failed_rows_that_are_to_be_tried_again_are_counted(

@@ -85,7 +85,7 @@ def test_the_refusal_of_one_rank_goes_over_the_lost_connections_of_others() -> N
 def test_workers_that_keep_dying_say_what_to_do() -> None:
     error = worker_error({0: RuntimeError("connection closed by peer\nmore")}, tries=4)
     assert type(error) is ShardError
-    assert "failed 4 times, the last time with: connection closed by peer; " in str(error)
+    assert "failed 4 times, most recently with: connection closed by peer; " in str(error)
     assert "Run the same command again" in str(error)
 
 
