@@ -202,7 +202,7 @@ def test_similar_regions_follow_the_page_and_a_failed_search_says_why(
         assert page.wrong == []
         found, site.similar[0].find = site.similar[0].find, None  # type: ignore[method-assign,assignment]
         page.goto(f"{address}/0/similar/photo.001/0")
-        page.wait_for_function("document.querySelector('#found [role=status]').textContent.startsWith('No result')")
+        page.locator("#found [role=status]").filter(has_text="No result").wait_for(state="attached")
         site.similar[0].find = found  # type: ignore[method-assign]
 
 
