@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -20,16 +21,11 @@ def fold_batch_norms(model: nn.Module) -> None:
         if not isinstance(parent, IN_ORDER):
             continue
         for (_, layer), (name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(layer, norm)
+            if not (isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                continue
+            mean, variance = norm.running_mean, norm.running_var
+            if mean is not None and variance is not None:
+                layer.weight, layer.bias = fuse_conv_bn_weights(
+                    layer.weight, layer.bias, mean, variance, norm.eps, norm.weight, norm.bias
+                )
                 setattr(parent, name, nn.Identity())
-
-
-def _fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a batch norm without running statistics cannot be folded")
-    scale = (norm.running_var.double() + norm.eps).rsqrt() * norm.weight.double()
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.double()
-    shift = (bias - norm.running_mean.double()) * scale + norm.bias.double()
-    layer.weight.copy_(layer.weight.double() * scale[:, None, None, None])
-    layer.bias = nn.Parameter(shift.to(layer.weight), requires_grad=False)
