@@ -69,7 +69,7 @@ def select_batch(compared_xyxy: Tensor, probs: Tensor, usable: Tensor, settings:
 
 
 def _last(ordered: Tensor, counts: Tensor) -> Tensor:
-    """Return the value [B] at place `counts` - 1 of each row [B, P], infinity where that is none."""
+    """Return the value [B] at place `counts` - 1 of each row [B, P], infinity if a count is 0."""
     padded = torch.nn.functional.pad(ordered, (1, 0), value=float("inf"))
     return padded.gather(1, counts[:, None])[:, 0]
 

@@ -53,7 +53,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 def page_locked(values: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU in memory from which a GPU copies by itself; as it is where there is none."""
+    """Return a CPU tensor in page-locked memory if the device is a GPU, else the tensor itself."""
     return values.pin_memory() if device.type == "cuda" else values
 
 

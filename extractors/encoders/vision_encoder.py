@@ -51,7 +51,8 @@ class VisionEncoder:
             detector: Device and precision.
 
         Raises:
-            ExtractorError: The encoder is not there or is none, or the size is not a multiple of its patches.
+            ExtractorError: The encoder is missing, or is another kind of model, or the size is not a multiple of its
+                patches.
         """
         import transformers
         from transformers import AutoImageProcessor

@@ -51,7 +51,7 @@ def raw_captions(row: dict[str, Any], where: str, report: Report) -> list[object
 def read_karpathy(
     path: Path, report: Report, *, images: ImageRoot | None, split: str | None = None
 ) -> Iterator[ImageRecord]:
-    """Yield one record per image. Its id is the COCO id, or the stem of the file name if there is none (Flickr)."""
+    """Yield one record per image. Its id is the COCO id, or the stem of the file name if it has no COCO id (Flickr)."""
     if images is None:
         raise ManifestError(f"{path}: Karpathy files hold no URLs; give --images, the folder of the image files")
     for i, row in enumerate(read_document(path, ["images"])["images"]):

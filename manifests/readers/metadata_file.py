@@ -39,7 +39,7 @@ def is_metadata(name: str) -> bool:
 
 
 def find_metadata(folder: str, names: list[str], columns: ColumnNames) -> tuple[Path, ColumnNames] | None:
-    """Return the metadata file of a folder and its columns, or None if there is none.
+    """Return the metadata file of a folder and its columns, or None if the folder has no such file.
 
     A column `file_name` has precedence over other columns that could name the image, such as its original URL.
 

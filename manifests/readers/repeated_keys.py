@@ -15,7 +15,7 @@ class RepeatedKeys(dict[str, Any]):
 
 
 def repeated_key(value: Any) -> str | None:
-    """Return a duplicate key of an object anywhere within `value`, or None if there is none."""
+    """Return a duplicate key of an object anywhere within `value`, or None if all keys are unique."""
     pending = [value]
     while pending:
         part = pending.pop()

@@ -140,7 +140,7 @@ def warn_of_other_boxes(settings: EvaluateSettings, card: TaskCard) -> None:
 
 
 def load_trained(settings: EvaluateSettings) -> Trained:
-    """Load a fine-tuned model; raise RefusedError if it is none or was trained on another task."""
+    """Load a fine-tuned model; raise RefusedError if it is another kind of model or has another task."""
     folder = trained_folder(settings.checkpoint)
     device = own_device(settings.device)
     kind: type[ViLBertForPreTraining | ViLBertForTasks]

@@ -56,7 +56,7 @@ class Retries:
                 self.save()
 
     def save(self) -> None:
-        """Write the remaining shards; delete the file if there are none."""
+        """Write the remaining shards; delete the file if no shard remains."""
         try:
             if self.left:
                 state = {"reasons": self._reasons, "shards": sorted(self.left)}

@@ -25,8 +25,8 @@ class Row(NamedTuple):
 def paired(images: int, texts: int, what: str, *, called: str = "images") -> list[tuple[int, int]]:
     """Return (image, text) numbers: one of either goes with all of the other, else they go together in order.
 
-    what, called: the texts and the images in a word, for messages. Raises RefusedError if there are none or their
-    numbers do not fit.
+    what, called: the texts and the images in a word, for messages. Raises RefusedError if either is empty or
+    their numbers do not fit.
     """
     if not images or not texts:
         raise RefusedError(f"{images} {called} and {texts} {what}: give at least one of each")

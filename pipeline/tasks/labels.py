@@ -23,7 +23,7 @@ def labelled(targets: Mapping[str, Tensor]) -> int:
 
 
 def share_right(label_of: Callable[[int], int | None], predicted: Mapping[int, Any]) -> dict[str, float]:
-    """Return the accuracy over items with a label; empty if there are none."""
+    """Return the accuracy over items with a label; empty if no item has one."""
     pairs = [(label_of(number), answer) for number, answer in predicted.items()]
     known = [(label, answer) for label, answer in pairs if label is not None]
     return {"accuracy": sum(label == answer for label, answer in known) / len(known)} if known else {}

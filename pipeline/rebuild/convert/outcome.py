@@ -220,7 +220,7 @@ def _file_hash(path: Path, option: str) -> str:
 
 
 def mixed_fingerprints(opened: OpenSources) -> str:
-    """Return the differences in extraction among the sources that are data sets; empty if there are none."""
+    """Return the differences in extraction among the sources that are data sets; empty if they are equal."""
     fields = [
         dataclasses.asdict(source.description)["fingerprint"]["fingerprint_fields"]
         for source in opened.sources

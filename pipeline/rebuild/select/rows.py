@@ -143,7 +143,7 @@ def _phash_of(values: ShardValues, column: str, key: str) -> int | None:
 
 
 def find_phash_column(columns: ValueColumns) -> str | None:
-    """Return the name of the column whose values have the field `phash`; None if there is none.
+    """Return the name of the column whose values have the field `phash`; None if no column has it.
 
     Raises:
         RefusedError: Several columns have one.

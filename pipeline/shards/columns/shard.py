@@ -121,7 +121,7 @@ class ColumnShard(Closing):
         return key in self._places
 
     def __getitem__(self, key: str) -> Any:
-        """Return the value of a sample: an array or a JSON value. Raise KeyError if there is none."""
+        """Return the value of a sample: an array or a JSON value. Raise KeyError if it has no value."""
         place = self._places[key]
         if self.arrays is not None:
             return self.arrays[place]
@@ -137,7 +137,7 @@ class ColumnShard(Closing):
             raise CorruptShardError(f"its value {error}", path=self.path, key=key, remedy=REMEDY) from error
 
     def features(self, key: str) -> Any:
-        """Return the value of a sample, like `RegionShard.features`. Raise KeyError if there is none."""
+        """Return the value of a sample, like `RegionShard.features`. Raise KeyError if it has no value."""
         return self[key]
 
     def _array(self, data: mmap.mmap, start: int, size: int) -> NDArray[Any]:

@@ -33,7 +33,7 @@ def index(settings: IndexSettings) -> int:
     from vilbert.pipeline.shards.index.write import index_dataset
 
     folder = open_folder(settings.directory)
-    read_info(folder)  # before anything is made in a folder that is none
+    read_info(folder)  # before anything is written to a folder that is not a data set
     with folder.exclusive_writer():
         written = index_dataset(folder)
     for name in written.kept:

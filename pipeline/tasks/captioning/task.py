@@ -68,7 +68,7 @@ class CaptioningTask(TaskBase):
         return [list(pair) for pair in zip(right.sum(1).tolist(), (truth >= 0).sum(1).tolist(), strict=True)]
 
     def figures(self, answers: Mapping[int, Any]) -> dict[str, float]:
-        """Return the accuracy of the next tokens; empty if there are none."""
+        """Return the accuracy of the next tokens; empty if no token is labelled."""
         right, words = (sum(answer[which] for answer in answers.values()) for which in (0, 1))
         return {"next_word_accuracy": right / words} if words else {}
 

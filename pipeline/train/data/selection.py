@@ -124,7 +124,7 @@ class Source(NamedTuple):
 
     @property
     def target_classes(self) -> int:
-        """Class probabilities that are read of a region: K, or all C of a column; 0 where there are none."""
+        """Class probabilities that are read of a region: K, or all C of a column; 0 if none are stored."""
         if self.class_targets is None or self.class_targets.top_classes:
             return self.top_classes
         return self.class_targets.width

@@ -14,8 +14,8 @@ holds them all, and one call launches it. What a graph requires:
 - No waiting for the device while a graph is recorded. Other threads, such as the one that copies batches, may go on
   (`capture_error_mode="thread_local"`).
 
-Clipping, which has the same gradients whatever the batch, is one more graph. The optimizer's step is none: it takes few
-launches, and its settings change with the step.
+Clipping, which has the same gradients whatever the batch, is one more graph. The optimizer's step is not in
+a graph: it takes few launches, and its settings change with the step.
 Source: "CUDA Graphs" in the CUDA semantics of PyTorch's documentation.
 """
 

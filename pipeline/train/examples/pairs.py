@@ -67,7 +67,7 @@ def choose_captions(
 
 
 def _caption(texts: Sequence[str] | None, which: int) -> str:
-    """Return one of the captions; "" if there are none."""
+    """Return one of the captions; "" if the image has no captions."""
     return texts[which] if texts else ""
 
 

@@ -215,7 +215,9 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def newest_whole(run: Path) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint, and warn of each damaged one that is skipped; None if there is none.
+    """Return the newest undamaged checkpoint, and warn of each damaged one that is skipped.
+
+    None if no checkpoint is undamaged.
 
     Raises UnsupportedFormatError if a newer version wrote one.
     """

@@ -167,8 +167,8 @@ def begin_group(settings: RunSettings) -> None:
 def checkpoint_to_resume(settings: RunSettings, *, is_start: bool) -> Checkpoint | None:
     """Return the checkpoint to go on from, its hashes compared: the run's newest, or an earlier run's to begin by.
 
-    None if there is none. is_start: False where a group is started again, which goes on from the newest whatever it
-    began with. RefusedError if `--resume` is a checkpoint of this run that is not its newest.
+    None if no checkpoint exists. is_start: False where a group is started again, which goes on from the newest
+    whatever it began with. RefusedError if `--resume` is a checkpoint of this run that is not its newest.
     """
     newest = newest_whole(settings.output)
     if settings.resume == "auto":
